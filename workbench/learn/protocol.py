@@ -1,0 +1,228 @@
+"""What every algorithm is: a bound, immutable object of pure functions over a ``State`` of tensors.
+
+An algorithm is built once per run from its hyperparameters and its ``Setting``; it owns the *structure* of its networks
+(module skeletons whose own parameters are never used) and no tensors that change. All that changes is in the ``State``
+that the engine hands in and gets back. So a checkpoint is one safetensors file, ``adapt`` cannot leave traces, and
+predicting twice is equal. (Binding hyperparameters and setting at construction replaces passing both to every function.)
+
+All inputs ``x`` are normalised float32 ``[B, C, H, W]``; mean and std are applied before (data) or outside (export).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from workbench.core.context import Context
+from workbench.core.values import AlgorithmInfo
+
+Tensors = dict[str, Tensor]
+Stream = Literal["episodes", "batches", "sequences", "per_source", "mixed"]
+
+
+class State(NamedTuple):
+    """What training changes: ``learned`` is stepped by the outer optimiser, ``memory`` is replaced by the step itself."""
+
+    learned: Tensors
+    memory: Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an algorithm is built for.
+
+    Attributes:
+        backbone: key of the registry.
+        channels: 1 or 3.
+        size: side of the input, pixels.
+        ways: classes per training episode, largest.
+        classes_per_source: number of classes of each source, for supervised phases.
+        weights: pretrained backbone tensors by name, or ``None``.
+    """
+
+    backbone: str
+    channels: int
+    size: int
+    ways: int = 5
+    classes_per_source: tuple[int, ...] = ()
+    weights: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """The labelled examples of a task.
+
+    Attributes:
+        x: ``[S, C, H, W]`` normalised.
+        y: ``[S]`` int64 in ``0..ways-1``, every class at least once.
+        ways: number of classes.
+        features: ``[S, D]`` what ``trunk`` gives for ``x``, where cached; cacheable algorithms then do not touch ``x``.
+    """
+
+    x: Tensor
+    y: Tensor
+    ways: int
+    features: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.y.ndim != 1 or self.y.numel() != self.x.shape[0]:
+            raise ValueError("one label per support image")
+        if self.y.unique().numel() != self.ways or int(self.y.min()) < 0 or int(self.y.max()) != self.ways - 1:
+            raise ValueError("every class of the support set needs an image, numbered from 0")
+
+
+class Adapted(NamedTuple):
+    """What adapting to a support set gave: tensors by name (saved with the model) and the number of classes."""
+
+    tensors: Tensors
+    ways: int
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of training.
+
+    Attributes:
+        name: for people and logs.
+        stream: what kind of batch it consumes.
+        share: part of the whole budget, all phases add to 1.
+        tasks_per_step: episodes per outer step.
+        lr: outer learning rate of Adam, by prefix of the learned name ("" matches all).
+        weight_decay: of Adam.
+        schedule: ``constant``, ``cosine`` or ``halve`` (halved at each tenth of the budget used... see the engine).
+        frozen: prefixes of learned names that are not stepped.
+        clip: largest gradient norm, or ``None``.
+    """
+
+    name: str
+    stream: Stream = "episodes"
+    share: float = 1.0
+    tasks_per_step: int = 1
+    lr: Mapping[str, float] = field(default_factory=lambda: {"": 1e-3})
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "halve"] = "cosine"
+    frozen: tuple[str, ...] = ()
+    clip: float | None = None
+
+
+class At(NamedTuple):
+    """Where in training a step stands: phase, outer step, fraction of the budget used (0..1)."""
+
+    phase: str
+    step: int
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one outer step gives: exactly one of ``loss`` (the engine calls backward) and ``grads``.
+
+    Attributes:
+        loss: scalar with a graph, mean over the tasks of the step.
+        grads: by learned name; the optimiser steps against them.
+        memory: replaces the state's memory, or ``None`` to keep it.
+        metrics: plain numbers, e.g. ``accuracy``.
+        correct: ``[Q]`` bool of the first task's queries, for the gallery, or ``None``.
+    """
+
+    loss: Tensor | None = None
+    grads: Tensors | None = None
+    memory: Tensors | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    correct: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.loss is None) == (self.grads is None):
+            raise ValueError("a step gives either a loss or gradients")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSummary:
+    """What an algorithm may know of its sources when it plans its phases."""
+
+    classes_per_source: tuple[int, ...]
+    images: int
+
+
+OnStep = Callable[[int, "Adapted"], None]
+
+
+class Algorithm(Protocol):
+    """The whole catalogue fits this shape; structural, no base class. See ``learn/algorithms/protonet.py``."""
+
+    info: ClassVar[AlgorithmInfo]
+    Params: ClassVar[type]
+    p: Any
+    setting: Setting
+
+    def __init__(self, p: Any, setting: Setting) -> None: ...
+
+    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:
+        """The phases of training; () = nothing to train."""
+        ...
+
+    def init(self, gen: Generator) -> State:
+        """Fresh state, drawn from ``gen`` alone."""
+        ...
+
+    def step(self, s: State, batch: Any, at: At, ctx: Context) -> StepResult:
+        """One outer step on ``batch`` (see ``data.episodes.Batch``). Calls ``ctx.check()`` between inner steps."""
+        ...
+
+    def finish(self, s: State, phase: Phase, ctx: Context) -> State:
+        """After a phase: average, fold, drop a head. Default: ``s``."""
+        ...
+
+    def adapt(
+        self, s: State, support: Support, ctx: Context, *, unlabelled: Tensor | None = None, on_step: OnStep | None = None
+    ) -> Adapted:
+        """Adapt to a new task. Leaves ``s`` untouched; ``on_step(j, adapted)`` after each inner step, 0 = before the first."""
+        ...
+
+    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
+        """``[B, N]``; pure."""
+        ...
+
+    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor | None:
+        """``[B, D]`` for neighbours, map and rejection."""
+        ...
+
+    def trunk(self, s: State) -> nn.Module | None:
+        """For cacheable algorithms the part that no support set changes, ``[B,C,H,W] -> [B,D]``; ``None`` for the others."""
+        ...
+
+    def deploy(self, s: State, a: Adapted) -> Deployed:
+        """The adapted network as a plain module in eval mode, folded; all that prediction and export see."""
+        ...
+
+
+class Deployed(nn.Module):
+    """An adapted network: ``trunk`` ``[B,C,H,W] -> [B,D]`` and ``head`` ``[B,D] -> [B,N]`` logits.
+
+    For cacheable algorithms ``trunk`` equals ``Algorithm.trunk``, so cached features go straight into ``head``.
+    The trunk's output is the embedding that neighbours and rejection are measured in.
+    """
+
+    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``[B, N]`` and embedding ``[B, D]`` of normalised pictures ``[B, C, H, W]``."""
+        embedding = self.trunk(x)
+        return self.head(embedding), embedding
+
+
+def detach(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The same tensors outside any graph."""
+    return {name: t.detach() for name, t in tensors.items()}
+
+
+def generator(seed: int, device: str | torch.device = "cpu") -> Generator:
+    """A generator of its own for one purpose; the global one is never seeded."""
+    return torch.Generator(device=device).manual_seed(seed % (1 << 63))

@@ -1,0 +1,75 @@
+"""Represent the new task, rank the knowledge, adapt, predict: one call, re-run after every edit.
+
+(The values stand here; the work is below them.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workbench.core.values import Candidate, Estimate, ImageRef, Prediction, TaskClass
+
+
+@dataclass(frozen=True, slots=True)
+class TeachRequest:
+    """Everything adapting and predicting need.
+
+    Attributes:
+        number: counts the edits; a result is applied only if it is still current.
+        classes: with their examples (``TeachTask.support()``).
+        queries: pictures to predict.
+        choice: ``auto``, ``none`` or an entry's id.
+        seed: of stochastic methods.
+        device: key.
+    """
+
+    number: int
+    classes: tuple[TaskClass, ...]
+    queries: tuple[ImageRef, ...]
+    choice: str = "auto"
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class MapPoint:
+    """A task on the map: name, kind (``this``, ``source``), position in 0..1, similarity to the new task."""
+
+    name: str
+    kind: str
+    x: float
+    y: float
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class TeachResult:
+    """What the Teach room shows.
+
+    Attributes:
+        number: of the request.
+        key: digest of the request (classes, choice, knowledge), for caches.
+        candidates: ranked knowledge, the branch "no transfer" included.
+        reason: one sentence that says how the choice was made.
+        estimate: leave-one-out accuracy with its Wilson interval, ``None`` at one example per class.
+        step_names: names of the slider's positions; two for methods without inner steps.
+        steps: per position, the predictions of all queries in the request's order.
+        step_estimates: per position.
+        gradient_based: whether the positions are inner steps.
+        influence: per class and example (class order, image order), leave-one-out log-loss it suffers, nats; larger is odder.
+        points: the task map.
+        seconds: taken.
+    """
+
+    number: int
+    key: str
+    candidates: tuple[Candidate, ...]
+    reason: str
+    estimate: Estimate | None
+    step_names: tuple[str, ...]
+    steps: tuple[tuple[Prediction, ...], ...]
+    step_estimates: tuple[Estimate | None, ...]
+    gradient_based: bool
+    influence: tuple[tuple[float, ...], ...]
+    points: tuple[MapPoint, ...]
+    seconds: float
