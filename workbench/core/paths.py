@@ -58,6 +58,8 @@ def escape(path: str | os.PathLike[str]) -> str:
     """
     raw = os.fsencode(path)
     text = raw.decode("utf-8", "surrogateescape")
+    if text.isprintable() and "\\" not in text:  # nearly every path: a project holds tens of thousands
+        return text
     out = []
     for ch in text:
         if "\udc80" <= ch <= "\udcff":
@@ -70,17 +72,29 @@ def escape(path: str | os.PathLike[str]) -> str:
 
 
 def unescape(text: str) -> str:
-    """The path that ``escape`` wrote, as the file system's string."""
+    """The path that ``escape`` wrote, as the file system's string.
+
+    Raises:
+        ValueError: a backslash is not followed by ``xNN``.
+    """
+    if "\\" not in text:
+        return os.fsdecode(text.encode("utf-8"))
     raw = bytearray()
     i = 0
     while i < len(text):
-        if text.startswith("\\x", i):
-            raw.append(int(text[i + 2 : i + 4], 16))
+        if text[i] == "\\":
+            raw += _byte(text[i : i + 4])
             i += 4
         else:
             raw.extend(text[i].encode("utf-8"))
             i += 1
     return os.fsdecode(bytes(raw))
+
+
+def _byte(escaped: str) -> bytes:
+    if len(escaped) != 4 or escaped[1] != "x":
+        raise ValueError(f"{escaped!r} is not an escaped byte")
+    return bytes.fromhex(escaped[2:])
 
 
 def display(path: str | os.PathLike[str]) -> str:
