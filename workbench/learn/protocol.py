@@ -3,7 +3,8 @@
 An algorithm is built once per run from its hyperparameters and its ``Setting``; it owns the *structure* of its networks
 (module skeletons whose own parameters are never used) and no tensors that change. All that changes is in the ``State``
 that the engine hands in and gets back. So a checkpoint is one safetensors file, ``adapt`` cannot leave traces, and
-predicting twice is equal. (Binding hyperparameters and setting at construction replaces passing both to every function.)
+predicting twice is equal. (Binding hyperparameters and setting at construction replaces passing both to every
+function.)
 
 All inputs ``x`` are normalised float32 ``[B, C, H, W]``; mean and std are applied before (data) or outside (export).
 """
@@ -25,7 +26,7 @@ Stream = Literal["episodes", "batches", "sequences", "per_source", "mixed"]
 
 
 class State(NamedTuple):
-    """What training changes: ``learned`` is stepped by the outer optimiser, ``memory`` is replaced by the step itself."""
+    """What training changes: ``learned`` by the outer optimiser, ``memory`` by the step itself."""
 
     learned: Tensors
     memory: Tensors
@@ -71,7 +72,7 @@ class Support:
     def __post_init__(self) -> None:
         if self.y.ndim != 1 or self.y.numel() != self.x.shape[0]:
             raise ValueError("one label per support image")
-        if self.y.unique().numel() != self.ways or int(self.y.min()) < 0 or int(self.y.max()) != self.ways - 1:
+        if torch.unique(self.y).numel() != self.ways or int(self.y.min()) < 0 or int(self.y.max()) != self.ways - 1:
             raise ValueError("every class of the support set needs an image, numbered from 0")
 
 
@@ -91,8 +92,9 @@ class Phase:
         stream: what kind of batch it consumes.
         share: part of the whole budget, all phases add to 1.
         tasks_per_step: episodes per outer step.
-        lr: outer learning rate of Adam, by prefix of the learned name ("" matches all).
-        weight_decay: of Adam.
+        optimiser: ``adam``, or ``sgd`` (plain, no momentum) for methods whose ``grads`` are already the step to take.
+        lr: outer learning rate, by prefix of the learned name ("" matches all; the longest prefix counts).
+        weight_decay: of the optimiser.
         schedule: ``constant``, ``cosine`` or ``halve`` (halved at each tenth of the budget used... see the engine).
         frozen: prefixes of learned names that are not stepped.
         clip: largest gradient norm, or ``None``.
@@ -102,6 +104,7 @@ class Phase:
     stream: Stream = "episodes"
     share: float = 1.0
     tasks_per_step: int = 1
+    optimiser: Literal["adam", "sgd"] = "adam"
     lr: Mapping[str, float] = field(default_factory=lambda: {"": 1e-3})
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine", "halve"] = "cosine"
@@ -125,7 +128,7 @@ class StepResult:
         loss: scalar with a graph, mean over the tasks of the step.
         grads: by learned name; the optimiser steps against them.
         memory: replaces the state's memory, or ``None`` to keep it.
-        metrics: plain numbers, e.g. ``accuracy``.
+        metrics: plain numbers; ``loss`` and ``accuracy`` are always among them.
         correct: ``[Q]`` bool of the first task's queries, for the gallery, or ``None``.
     """
 
@@ -178,9 +181,15 @@ class Algorithm(Protocol):
         ...
 
     def adapt(
-        self, s: State, support: Support, ctx: Context, *, unlabelled: Tensor | None = None, on_step: OnStep | None = None
+        self,
+        s: State,
+        support: Support,
+        ctx: Context,
+        *,
+        unlabelled: Tensor | None = None,
+        on_step: OnStep | None = None,
     ) -> Adapted:
-        """Adapt to a new task. Leaves ``s`` untouched; ``on_step(j, adapted)`` after each inner step, 0 = before the first."""
+        """Adapt to a new task. Leaves ``s`` as it is; ``on_step(j, adapted)`` after each inner step, 0 = before."""
         ...
 
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
@@ -192,7 +201,7 @@ class Algorithm(Protocol):
         ...
 
     def trunk(self, s: State) -> nn.Module | None:
-        """For cacheable algorithms the part that no support set changes, ``[B,C,H,W] -> [B,D]``; ``None`` for the others."""
+        """For cacheable algorithms what no support set changes, ``[B,C,H,W] -> [B,D]``; else ``None``."""
         ...
 
     def deploy(self, s: State, a: Adapted) -> Deployed:
@@ -211,6 +220,7 @@ class Deployed(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.head = head
+        self.eval()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[B, N]`` and embedding ``[B, D]`` of normalised pictures ``[B, C, H, W]``."""

@@ -1,0 +1,156 @@
+"""Prototypical Networks (Snell, Swersky, Zemel 2017, arXiv 1703.05175).
+
+An episode shows N classes with K examples each (the support set) and asks about other pictures of the same classes
+(the queries). A network ``f: [B, C, H, W] -> [B, D]`` is learnt such that the *mean* of a class's features is a good
+centre::
+
+    c_k  = mean of f(x_i) over the support pictures of class k         [N, D]
+    z_qk = -s * |f(q) - c_k|^2                                         [Q, N]
+    loss = cross entropy(z, labels of the queries)
+
+Nothing is fitted on a new task: its centres are computed, and the classifier ``2s c_k, -s |c_k|^2`` is a linear layer.
+
+Mistakes that are easily made here, and not made:
+
+* the *unsquared* distance (another softmax, and it trains differently);
+* averaging softmax outputs instead of features;
+* no scale at D = 1600: distances of some thousands saturate the softmax. ``s`` starts at 64 / D (the paper's 1 for 64
+  features) and is learnt;
+* statistics of batch norm that a query shares with the other queries when the network is used. In training the whole
+  episode is one batch, as in the paper; in use the running averages stand, so features depend on their picture alone
+  and can be kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from workbench.core.context import Context
+from workbench.core.params import param
+from workbench.core.values import AlgorithmInfo
+from workbench.learn import functional, heads, norm, registry
+from workbench.learn.protocol import (
+    Adapted,
+    At,
+    Deployed,
+    OnStep,
+    Phase,
+    Setting,
+    SourceSummary,
+    State,
+    StepResult,
+    Support,
+)
+
+if TYPE_CHECKING:
+    from workbench.data.episodes import Episodes
+
+
+@registry.register
+class ProtoNet:
+    """Nearest class mean in a learnt feature space; see the module."""
+
+    info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
+        key="protonet",
+        title="Prototypical Networks",
+        family="metric",
+        paper="Snell, Swersky, Zemel 2017, arXiv 1703.05175",
+        summary="Learns features in which each class is one centre; a new class costs one pass over its pictures.",
+        tags=frozenset({"trains", "any-way", "cacheable"}),
+    )
+
+    @dataclass(frozen=True, slots=True)
+    class Params:
+        """Hyperparameters."""
+
+        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
+        tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
+        scale: str = param(
+            "learned",
+            choices=("learned", "fixed"),
+            help="Whether the factor before the squared distance is learnt or stays at 64 / number of features.",
+        )
+
+    def __init__(self, p: Params, setting: Setting) -> None:
+        self.p = p
+        self.setting = setting
+        backbone = registry.backbone(setting.backbone)
+        self.network = backbone.skeleton(setting.channels, setting.size)
+        self.features = backbone.embedding_size(setting.channels, setting.size)
+
+    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
+        """One phase of episodes."""
+        frozen = ("scale",) if self.p.scale == "fixed" else ()
+        return (Phase("episodes", tasks_per_step=self.p.tasks, lr={"": self.p.lr}, frozen=frozen),)
+
+    def init(self, gen: Generator) -> State:
+        """Fresh trunk (or the setting's pretrained one) and ``scale`` = log s."""
+        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
+        start = torch.tensor(math.log(64 / self.features), device=gen.device)
+        return State(learned={**functional.named(trunk), "scale": start}, memory=functional.named(buffers))
+
+    def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002 - no schedule of its own
+        """Mean loss over the episodes of ``batch``; the running averages move on with each."""
+        trunk, buffers = functional.under(s.learned), functional.under(s.memory)
+        losses, correct = [], []
+        for episode in batch.episodes:
+            ctx.check()
+            pictures = torch.cat([episode.support_x, episode.query_x])
+            with norm.batch_statistics() as statistics:
+                features = functional.call(self.network, trunk, buffers, pictures)
+            support, queries = features.tensor_split([len(episode.support_y)])
+            centres = heads.prototypes(support, episode.support_y, episode.ways)
+            logits = heads.distance_logits(queries, centres, s.learned["scale"].exp())
+            losses.append(F.cross_entropy(logits, episode.query_y))
+            correct.append(logits.detach().argmax(1) == episode.query_y)
+            buffers = norm.running_average(buffers, statistics)
+        loss = torch.stack(losses).mean()
+        metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
+        return StepResult(loss=loss, memory=functional.named(buffers), metrics=metrics, correct=correct[0])
+
+    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
+        """Nothing to do."""
+        return s
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        s: State,
+        support: Support,
+        ctx: Context,
+        *,
+        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
+        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
+    ) -> Adapted:
+        """The classes' centres, ``prototypes [N, D]``."""
+        ctx.check()
+        features = self._features(s, support.x) if support.features is None else support.features
+        return Adapted({"prototypes": heads.prototypes(features, support.y, support.ways)}, support.ways)
+
+    @torch.no_grad()
+    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
+        """``[B, N]``, the distances' logits."""
+        return heads.distance_logits(self._features(s, x), a.tensors["prototypes"], s.learned["scale"].exp())
+
+    @torch.no_grad()
+    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
+        """``[B, D]``."""
+        return self._features(s, x)
+
+    def trunk(self, s: State) -> nn.Module:
+        """The network with its running statistics; no support set changes it."""
+        return functional.frozen(self.network, functional.under(s.learned), functional.under(s.memory))
+
+    def deploy(self, s: State, a: Adapted) -> Deployed:
+        """The trunk and the linear layer that equals the distances."""
+        scale = s.learned["scale"].detach().exp()
+        return Deployed(self.trunk(s), heads.LinearHead(*heads.prototype_linear(a.tensors["prototypes"], scale)))
+
+    def _features(self, s: State, x: Tensor) -> Tensor:
+        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
