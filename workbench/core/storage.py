@@ -204,7 +204,7 @@ def decode_json(data: bytes, kind: str, version: int, type_: type[T], where: str
                 "Update the workbench; the file is untouched",
             )
         return msgspec.json.decode(bytes(envelope.value), type=type_)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # msgspec lets the second one through
         raise StorageError(f"{where} was not opened", str(error), "Restore it from a backup or make it again") from error
 
 
