@@ -1,0 +1,326 @@
+"""What the window knows: frozen values, each replaced whole through one method, and ten signals that say so.
+
+Rooms read the state and ask it or its lanes for work; rooms never talk to rooms.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from PySide6.QtCore import QCoreApplication, QObject, Signal
+from PySide6.QtWidgets import QApplication
+
+from workbench.core import paths
+from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
+from workbench.core.teach import Edit, TeachTask
+from workbench.core.values import ImageRef, KnowledgeEntry, Problem, Role, ScanResult, Task, TaskId
+from workbench.services import jobs
+from workbench.services.teach import TeachResult
+from workbench.ui import theme
+from workbench.ui.lanes import Job, Lanes
+
+log = logging.getLogger(__name__)
+
+MessageKind = Literal["info", "good", "warn", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a room's message strip shows: what happened, why and what to do, one action."""
+
+    kind: MessageKind
+    headline: str
+    detail: str = ""
+    action_text: str = ""
+    callback: Callable[[], object] | None = None
+
+
+class OpenProject(Protocol):
+    """What the window needs of a project; ``workbench.project.project.Project`` is one."""
+
+    # ruff: noqa: D102 - documented where they are implemented
+    @property
+    def name(self) -> str: ...
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def can_undo(self) -> bool: ...
+    @property
+    def can_redo(self) -> bool: ...
+    @property
+    def undo_text(self) -> str: ...
+    def tasks(self) -> tuple[Task, ...]: ...
+    def set_tasks(self, tasks: tuple[Task, ...]) -> None: ...
+    def problems(self) -> tuple[Problem, ...]: ...
+    def set_problems(self, problems: tuple[Problem, ...]) -> None: ...
+    def teach(self) -> TeachTask: ...
+    def edit(self, edit: Edit) -> TeachTask: ...
+    def undo(self) -> TeachTask: ...
+    def redo(self) -> TeachTask: ...
+    def add_blob(self, data: bytes, suffix: str) -> ImageRef: ...
+    def close(self) -> None: ...
+
+
+class AppState(QObject):
+    """Everything the rooms share.
+
+    Signals:
+        project_changed: another project was opened, or its name changed.
+        tasks_changed: ``tasks`` or ``problems``.
+        teach_changed: ``teach`` (and what can be undone).
+        result_changed: ``result``.
+        entries_changed: ``entries``.
+        runs_changed: ``runs``.
+        room_changed(str): the room to be shown.
+        theme_changed: colours; whatever paints itself repaints.
+        message(Message): to be shown in the current room's strip.
+        busy_changed: a job began or ended, the device changed, or the learning library got loaded.
+    """
+
+    project_changed = Signal()
+    tasks_changed = Signal()
+    teach_changed = Signal()
+    result_changed = Signal()
+    entries_changed = Signal()
+    runs_changed = Signal()
+    room_changed = Signal(str)
+    theme_changed = Signal()
+    message = Signal(object)
+    busy_changed = Signal()
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.lanes = Lanes(self)
+        self.project: OpenProject | None = None
+        self.project_path = paths.scratch_project()
+        self.tasks: tuple[Task, ...] = ()
+        self.problems: tuple[Problem, ...] = ()
+        self.teach = TeachTask()
+        self.result: TeachResult | None = None
+        self.entries: tuple[KnowledgeEntry, ...] = ()
+        self.runs: tuple[Any, ...] = ()
+        self.room = "sources"
+        self.device = "cpu"
+        self.device_name = ""
+        self.library_loaded = False
+        self.edits = 0
+        self.lanes.job_started.connect(self._job_moved)
+        self.lanes.job_finished.connect(self._job_moved)
+        self.lanes.refused.connect(self.refuse)
+
+    # ---- project ---------------------------------------------------------------------------------
+    def set_project(self, project: OpenProject, path: Path) -> None:
+        """Take another open project; the one before it is closed."""
+        before, self.project = self.project, project
+        self.project_path = path
+        if before is not None and before is not project:
+            before.close()
+        self.tasks = project.tasks()
+        self.problems = project.problems()
+        self.teach = project.teach()
+        self.result = None
+        self.entries = ()
+        self.runs = ()
+        self.edits += 1
+        self.project_changed.emit()
+        self.tasks_changed.emit()
+        self.teach_changed.emit()
+        self.result_changed.emit()
+        self.entries_changed.emit()
+        self.runs_changed.emit()
+
+    def close_project(self) -> None:
+        """Close the project, if one is open."""
+        if self.project is not None:
+            self.project.close()
+            self.project = None
+
+    # ---- sources ---------------------------------------------------------------------------------
+    def set_tasks(self, tasks: Iterable[Task]) -> None:
+        """Replace the sources."""
+        self._store_tasks(tuple(tasks), self.problems)
+
+    def set_problems(self, problems: Iterable[Problem]) -> None:
+        """Replace the list of files that were not taken."""
+        self._store_tasks(self.tasks, tuple(problems))
+
+    def set_role(self, task: TaskId, role: Role) -> None:
+        """Use a task for something else."""
+        self.set_tasks(t.with_role(role) if t.id == task else t for t in self.tasks)
+
+    def _store_tasks(self, tasks: tuple[Task, ...], problems: tuple[Problem, ...]) -> None:
+        if self.project is not None and not self.project.read_only:
+            try:
+                if tasks is not self.tasks:
+                    self.project.set_tasks(tasks)
+                if problems is not self.problems:
+                    self.project.set_problems(problems)
+            except WorkbenchError as error:
+                self.refuse(error)
+                return
+        self.tasks, self.problems = tasks, problems
+        self.tasks_changed.emit()
+
+    def add_folders(self, folders: Iterable[str]) -> Job | None:
+        """Scan folders, archives or pictures in the background; each task joins the sources as soon as it is read."""
+        wanted = tuple(os.fspath(f) for f in folders)
+        if not wanted:
+            return None
+        one = paths.display(os.path.basename(os.path.normpath(wanted[0])))  # noqa: PTH119 - may hold surrogates
+        title = self.tr("Scanning {name}") if len(wanted) == 1 else self.tr("Scanning {n} folders")
+        return self.lanes.submit(
+            "files",
+            jobs.scan,
+            wanted,
+            title=title.format(name=one, n=len(wanted)),
+            on_done=self._scanned,
+            on_failed=self._scan_failed,
+            on_event=self._found,
+        )
+
+    def _found(self, value: object) -> None:
+        if isinstance(value, Task):
+            self.tasks = merged(self.tasks, (value,))
+            self.tasks_changed.emit()
+
+    def _scanned(self, result: ScanResult) -> None:
+        found = {p.path for p in result.problems}
+        problems = tuple(p for p in self.problems if p.path not in found) + result.problems
+        self._store_tasks(merged(self.tasks, result.tasks), problems)
+        if not result.tasks:
+            self.say(
+                "warn",
+                self.tr("No pictures were found"),
+                result.problems[0].reason if result.problems else self.tr("The folder holds no picture files"),
+            )
+
+    def _scan_failed(self, error: Exception) -> None:
+        if isinstance(error, WorkbenchError):
+            self.refuse(error)
+
+    # ---- teaching --------------------------------------------------------------------------------
+    def edit(self, edit: Edit) -> bool:
+        """Change the new task; durable before it is shown.
+
+        Returns:
+            Whether it was done; if not, the strip says why.
+        """
+        project = self.project
+        return project is not None and self._change(lambda: project.edit(edit))
+
+    def undo(self) -> bool:
+        """Take the last edit back."""
+        project = self.project
+        return project is not None and project.can_undo and self._change(project.undo)
+
+    def redo(self) -> bool:
+        """Do again what was taken back."""
+        project = self.project
+        return project is not None and project.can_redo and self._change(project.redo)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an edit to take back."""
+        return self.project is not None and self.project.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is an edit to do again."""
+        return self.project is not None and self.project.can_redo
+
+    def _change(self, change: Callable[[], object]) -> bool:
+        try:
+            change()
+        except WorkbenchError as error:
+            self.refuse(error)
+            return False
+        assert self.project is not None
+        self.teach = self.project.teach()
+        self.edits += 1
+        self.teach_changed.emit()
+        return True
+
+    def set_result(self, result: TeachResult | None) -> None:
+        """Take a new adaptation with its predictions."""
+        self.result = result
+        self.result_changed.emit()
+
+    # ---- knowledge, runs -------------------------------------------------------------------------
+    def set_entries(self, entries: Iterable[KnowledgeEntry]) -> None:
+        """Replace the known entries."""
+        self.entries = tuple(entries)
+        self.entries_changed.emit()
+
+    def set_runs(self, runs: Iterable[Any]) -> None:
+        """Replace the list of training runs."""
+        self.runs = tuple(runs)
+        self.runs_changed.emit()
+
+    # ---- window ----------------------------------------------------------------------------------
+    def go(self, room: str) -> None:
+        """Show another room."""
+        self.room = room
+        self.room_changed.emit(room)
+
+    def set_theme(self, name: str) -> None:
+        """Light or dark, from now on."""
+        app = QApplication.instance()
+        if isinstance(app, QApplication):
+            theme.apply(app, name)
+        self.theme_changed.emit()
+
+    def set_device(self, key: str, name: str) -> None:
+        """Compute on another device."""
+        self.device, self.device_name = key, name
+        self.busy_changed.emit()
+
+    def load_library(self) -> Job:
+        """Load the learning library in the background, so that the first job does not wait for it."""
+        title = QCoreApplication.translate("AppState", "Loading the learning library")
+        return self.lanes.submit("loading", _load, title=title, on_done=self._loaded)
+
+    def _loaded(self, _: object) -> None:
+        self.library_loaded = True
+        self.busy_changed.emit()
+
+    def _job_moved(self, _: object) -> None:
+        self.busy_changed.emit()
+
+    def say(
+        self,
+        kind: MessageKind,
+        headline: str,
+        detail: str = "",
+        action_text: str = "",
+        callback: Callable[[], object] | None = None,
+    ) -> None:
+        """Show a message in the current room's strip."""
+        self.message.emit(Message(kind, headline, detail, action_text, callback))
+
+    def refuse(self, error: object) -> None:
+        """Show a refusal in the current room's strip."""
+        if isinstance(error, WorkbenchError):
+            self.say("bad", f"{error.what_happened}.", f"{_upper(error.why)}. {error.what_to_do}.")
+
+
+def _load(ctx: Context) -> None:
+    jobs.load_runtime(ctx)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def merged(have: tuple[Task, ...], new: Iterable[Task]) -> tuple[Task, ...]:
+    """Sources after a scan: a task read again takes the place and keeps the role of the one with its id, new ones follow."""
+    tasks = {t.id: t for t in have}
+    for task in new:
+        before = tasks.get(task.id)
+        tasks[task.id] = replace(task, role=before.role) if before is not None else task
+    return tuple(tasks.values())
