@@ -1,8 +1,8 @@
 """A task as the mean and covariance of its features, and how much two tasks resemble each other.
 
 The similarity is a Frechet-type distance between the two Gaussians, put on a scale of 0..1 that does not depend on the
-number or the scale of the features. (Hand-made task features, as against a learned task encoder: nothing to train, finite
-for a single picture, and every number can be explained.)
+number or the scale of the features. (Hand-made, as against a learned task encoder: nothing to train, finite for a
+single picture, and every number can be explained.)
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def fold(features: Tensor) -> Tensor:
 def distance(task: Representation, source: Representation) -> float:
     """Squared Frechet distance between two tasks as a share of their spread; 0 for identical ones, no upper limit.
 
-    ``(|m_t - m_s|^2 + w * bures(C_t, C_s)) / (tr C_t' + tr C_s)`` with ``bures = tr(C_t + C_s - 2 (C_s^1/2 C_t C_s^1/2)^1/2)``.
+    ``(|m_t - m_s|^2 + w bures(C_t, C_s)) / (tr C_t' + tr C_s)``, where
+    ``bures = tr(C_t + C_s - 2 (C_s^1/2 C_t C_s^1/2)^1/2)``.
     A few pictures say little about a covariance: of the effective number ``r = (tr C_s)^2 / tr C_s^2`` of directions in
     which the source varies, ``n`` pictures measure about ``n``. So the covariance is shrunk towards the source's:
     ``w = n / (n + r)`` bounds the distance of the shrunk covariance from above, and ``C_t' = w C_t + (1 - w) C_s``.
