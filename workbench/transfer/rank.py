@@ -1,8 +1,8 @@
 """Which knowledge to use for a few examples: a prior by similarity, evidence by leave-one-out log-loss, and a gate.
 
 One example per class says nothing about which network is best, so the choice is then by similarity alone; with K
-examples the evidence weighs ``K / (K + 2)``. The most similar knowledge is left only for a gain that exceeds its standard
-error, which caps what can be lost by choosing among many.
+examples the evidence weighs ``K / (K + 2)``. The most similar knowledge is left only for a gain that exceeds its
+standard error, which caps what can be lost by choosing among many.
 """
 
 from __future__ import annotations
