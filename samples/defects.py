@@ -10,7 +10,22 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from textures import COLUMNS, ROWS, N, Plane, Surface, blurred, hsv, line, noise, radius_about, rotated, spots, step
+from textures import (
+    COLUMNS,
+    ROWS,
+    N,
+    Plane,
+    Surface,
+    blurred,
+    hsv,
+    hue,
+    line,
+    noise,
+    radius_about,
+    rotated,
+    spots,
+    step,
+)
 
 Painter = Callable[[Surface, np.random.Generator], None]
 
@@ -88,7 +103,7 @@ def rust(s: Surface, rng: np.random.Generator) -> None:
 
 def stain(s: Surface, rng: np.random.Generator) -> None:
     """A see-through blotch of liquid with a darker rim and, often, splashes."""
-    colour = hsv(rng.random(), rng.uniform(0.35, 0.8), rng.uniform(0.2, 0.55))
+    colour = hsv(hue(rng), rng.uniform(0.35, 0.8), rng.uniform(0.2, 0.55))
     rough = noise(rng, 1, 9, 1.6)
     x, y = rng.uniform(0.32, 0.68, size=2) * N
     inside = rng.uniform(0.2, 0.36) * N - radius_about(x, y, 10 * rough)
@@ -123,7 +138,7 @@ def weave(s: Surface, rng: np.random.Generator) -> None:
     warp, weft = np.sqrt(np.maximum(0.25 - fu * fu, 0)), np.sqrt(np.maximum(0.25 - fv * fv, 0))
     lift = np.where(over, warp * (1.25 - 1.6 * fv * fv), weft * (1.25 - 1.6 * fu * fu))
     base = s.colour.mean(axis=(0, 1))
-    other = base if rng.random() < 0.5 else hsv(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.3, 0.85))
+    other = base if rng.random() < 0.5 else hsv(hue(rng), rng.uniform(0.1, 0.6), rng.uniform(0.3, 0.85))
     s.colour[:] = np.where(over[..., None], base, other) * (1 + 0.07 * noise(rng, 10, 96, 0.3))[..., None]
     s.dim(np.clip(1 - 2.4 * lift, 0, 1), 0.3)
     s.height[:] = 0.45 * pitch * lift
@@ -149,8 +164,10 @@ def wood(s: Surface, rng: np.random.Generator) -> None:
         warp += rng.uniform(10, 22) * np.exp(-r2 / rng.uniform(250, 900)) * rng.choice([-1, 1])
     rings = (across + warp + 0.02 * along) / rng.uniform(8, 20)
     late = (rings - np.floor(rings)) ** 2.2
-    hue = rng.uniform(0.05, 0.11) if rng.random() < 0.8 else rng.random()
-    pale = hsv(hue, rng.uniform(0.12, 0.5), rng.uniform(0.45, 0.85))
+    if rng.random() < 0.8:
+        pale = hsv(rng.uniform(0.05, 0.11), rng.uniform(0.2, 0.55), rng.uniform(0.4, 0.85))
+    else:  # stained or weathered
+        pale = hsv(hue(rng), rng.uniform(0.05, 0.3), rng.uniform(0.45, 0.75))
     pores = noise(rng, 10, 96, 0.4, angle, 12)
     tone = np.clip(0.85 * late + 0.16 * pores, -0.2, 1.1)[..., None]
     s.colour[:] = pale * (1 - tone * (1 - np.array([0.62, 0.5, 0.42])))
@@ -169,8 +186,7 @@ def peeling(s: Surface, rng: np.random.Generator) -> None:
     bare = (level > np.quantile(level, rng.uniform(0.45, 0.75)))[gaps.argmin(axis=0)].astype(float)
     paint = 1 - blurred(bare, 0.7)
     below = (
-        hsv(rng.random(), rng.uniform(0.05, 0.6), rng.uniform(0.2, 0.8))
-        * (1 + 0.08 * noise(rng, 6, 96, 0.7))[..., None]
+        hsv(hue(rng), rng.uniform(0.05, 0.6), rng.uniform(0.2, 0.8)) * (1 + 0.08 * noise(rng, 6, 96, 0.7))[..., None]
     )
     s.blend(1 - paint, below)
     lip = np.clip(paint - blurred(paint, 4), 0, 1)
@@ -255,7 +271,7 @@ def fingerprint(s: Surface, rng: np.random.Generator) -> None:
 
 def drips(s: Surface, rng: np.random.Generator) -> None:
     """Runs of wet paint: vertical tongues of different length, each ending in a thick drop."""
-    colour = hsv(rng.random(), rng.uniform(0.2, 0.85), rng.uniform(0.25, 0.9))
+    colour = hsv(hue(rng), rng.uniform(0.2, 0.85), rng.uniform(0.25, 0.9))
     lean = rng.normal(0, 0.07)
     top = rng.uniform(0.02, 0.22) * N
     inside = top + 5 * noise(rng, 1, 6, 1.2)[0] - ROWS
@@ -306,7 +322,7 @@ def ring_mark(s: Surface, rng: np.random.Generator) -> None:
     colour = (
         hsv(rng.uniform(0.03, 0.12), rng.uniform(0.4, 0.8), rng.uniform(0.15, 0.4))
         if rng.random() < 0.7
-        else hsv(rng.random(), 0.2, 0.95)
+        else hsv(hue(rng), 0.2, 0.95)
     )
     r = rng.uniform(0.2, 0.36) * N
     for _ in range(int(rng.integers(1, 4))):

@@ -151,8 +151,8 @@ def _written(path: Stroke, w: Writer, v: Variation, rng: np.random.Generator) ->
     grow = np.exp(v.part_size * loose * n(2))
     local = (path - centre) * grow
     turned: Stroke = np.stack([c * local[:, 0] - s * local[:, 1], s * local[:, 0] + c * local[:, 1]], axis=1)
-    shift: Stroke = v.part_shift * loose * n(2)
-    return turned + centre + shift
+    turned += centre + v.part_shift * loose * n(2)
+    return turned
 
 
 def _placed(strokes: list[Stroke], w: Writer, v: Variation, rng: np.random.Generator) -> list[Stroke]:

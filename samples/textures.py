@@ -112,7 +112,8 @@ def spots(rng: np.random.Generator, count: int, apart: float, spread: float = 0.
 
 def radius_about(x: float, y: float, rough: Plane | float = 0.0) -> Plane:
     """Distance of every pixel from (x, y), shifted by ``rough``."""
-    return np.sqrt((COLUMNS - x) ** 2 + (ROWS - y) ** 2) + rough
+    gap: Plane = np.sqrt((COLUMNS - x) ** 2 + (ROWS - y) ** 2) + rough
+    return gap
 
 
 def rotated(rng: np.random.Generator, limit: float = 90.0) -> tuple[Plane, Plane, float]:
@@ -123,9 +124,15 @@ def rotated(rng: np.random.Generator, limit: float = 90.0) -> tuple[Plane, Plane
     return math.cos(a) * x + math.sin(a) * y, -math.sin(a) * x + math.cos(a) * y, angle
 
 
-def hsv(hue: float, saturation: float, value: float) -> Plane:
-    """A colour ``[3]`` from hue (turns), saturation and value (0..1)."""
-    k = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
+def hue(rng: np.random.Generator) -> float:
+    """A hue that paint, dye and dirt have: reds, ochres, greens and blues, seldom magenta."""
+    usual = (0.0, 0.03, 0.07, 0.1, 0.13, 0.16, 0.27, 0.38, 0.48, 0.55, 0.59, 0.63, 0.8)
+    return float(rng.choice(usual) + 0.015 * rng.standard_normal()) % 1.0
+
+
+def hsv(turns: float, saturation: float, value: float) -> Plane:
+    """A colour ``[3]`` from hue (in turns), saturation and value (0..1)."""
+    k = (np.array([5.0, 3.0, 1.0]) + turns * 6) % 6
     colour: Plane = value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
     return colour
 
@@ -137,11 +144,11 @@ def material(rng: np.random.Generator) -> Surface:
     """A clean surface of a random material and colour."""
     kind = int(rng.integers(5))
     if kind == 0:  # painted sheet, any colour
-        base, gloss, grain, bumps = hsv(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.35, 0.8)), 0.5, 0.012, 0.1
+        base, gloss, grain, bumps = hsv(hue(rng), rng.uniform(0.1, 0.6), rng.uniform(0.35, 0.8)), 0.5, 0.012, 0.1
     elif kind == 1:  # bare or anodised metal
-        base, gloss, grain, bumps = hsv(rng.random(), rng.uniform(0, 0.12), rng.uniform(0.4, 0.7)), 0.7, 0.025, 0.1
+        base, gloss, grain, bumps = hsv(hue(rng), rng.uniform(0, 0.12), rng.uniform(0.4, 0.7)), 0.7, 0.025, 0.1
     elif kind == 2:  # plastic
-        base, gloss, grain, bumps = hsv(rng.random(), rng.uniform(0, 0.45), rng.uniform(0.25, 0.75)), 0.3, 0.012, 0.22
+        base, gloss, grain, bumps = hsv(hue(rng), rng.uniform(0, 0.45), rng.uniform(0.25, 0.75)), 0.3, 0.012, 0.22
     elif kind == 3:  # concrete, plaster
         base, gloss, grain, bumps = (
             hsv(rng.uniform(0.05, 0.17), rng.uniform(0, 0.18), rng.uniform(0.45, 0.75)),
@@ -150,7 +157,7 @@ def material(rng: np.random.Generator) -> Surface:
             0.4,
         )
     else:  # pale enamel
-        base, gloss, grain, bumps = hsv(rng.random(), rng.uniform(0, 0.12), rng.uniform(0.7, 0.88)), 0.6, 0.008, 0.08
+        base, gloss, grain, bumps = hsv(hue(rng), rng.uniform(0, 0.12), rng.uniform(0.7, 0.88)), 0.6, 0.008, 0.08
     mottle = 0.02 * noise(rng, 1, 12) + grain * noise(rng, 12, N / 2, 0.4)
     colour = base * (1 + mottle)[..., None]
     height = bumps * noise(rng, 8, 80, 0.8)
