@@ -73,6 +73,7 @@ class Context:
     _status: str = ""
     _progress: Progress | None = None
     _begun: float = field(default_factory=time.monotonic)
+    _held: float = 0.0
 
     def __post_init__(self) -> None:
         self._resume.set()
@@ -114,6 +115,16 @@ class Context:
         return taken
 
     @property
+    def events_waiting(self) -> int:
+        """Events that nobody has taken yet; a job that sends many leaves them out while nobody watches."""
+        return len(self._events)
+
+    @property
+    def held_seconds(self) -> float:
+        """How long the job was held by ``pause`` so far; no part of a budget of minutes."""
+        return self._held
+
+    @property
     def status_text(self) -> str:
         """What the job is doing, in words."""
         return self._status
@@ -131,7 +142,9 @@ class Context:
             JobCancelledError: the person asked to stop.
         """
         if not self._resume.is_set():
+            begun = time.monotonic()
             self._resume.wait()
+            self._held += time.monotonic() - begun
         if self._cancel.is_set():
             raise JobCancelledError
 

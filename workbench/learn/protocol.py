@@ -95,7 +95,7 @@ class Phase:
         optimiser: ``adam``, or ``sgd`` (plain, no momentum) for methods whose ``grads`` are already the step to take.
         lr: outer learning rate, by prefix of the learned name ("" matches all; the longest prefix counts).
         weight_decay: of the optimiser.
-        schedule: ``constant``, ``cosine`` or ``halve`` (halved at each tenth of the budget used... see the engine).
+        schedule: ``constant``, ``cosine`` (to 0 at the phase's end) or ``halve`` (halved at each tenth of the phase).
         frozen: prefixes of learned names that are not stepped.
         clip: largest gradient norm, or ``None``.
     """
@@ -113,7 +113,7 @@ class Phase:
 
 
 class At(NamedTuple):
-    """Where in training a step stands: phase, outer step, fraction of the budget used (0..1)."""
+    """Where in training a step stands: phase, outer step of the run, fraction of the phase's budget used (0..1)."""
 
     phase: str
     step: int
