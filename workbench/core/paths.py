@@ -1,4 +1,4 @@
-"""Where things lie: shipped resources and samples, the user's data, cache and preferences; and how paths become text."""
+"""Where things lie (shipped files, the user's data, cache and preferences), and how paths become text."""
 
 from __future__ import annotations
 

@@ -179,7 +179,8 @@ class AlgorithmInfo:
         family: optimisation, metric, memory, parameter generation, transfer baseline ...
         paper: authors, year, title or arXiv number.
         summary: one line, for people.
-        tags: of trains, gradient-based, any-way, transductive, cacheable, stochastic, order-dependent, needs-pretrained.
+        tags: of trains, gradient-based, any-way, transductive, cacheable, stochastic, order-dependent,
+            needs-pretrained.
     """
 
     key: str
@@ -232,7 +233,7 @@ class KnowledgeEntry:
         weights_sha256: of ``weights.safetensors``.
         created: ISO 8601, UTC.
         calibration: ``temperature`` and the ``reject_*`` figures fitted on validation episodes.
-        provenance: seed, episodes, seconds, device, versions, command, across_tasks, rotations, data fingerprint, licence.
+        provenance: seed, episodes, seconds, device, versions, command, across_tasks, rotations, fingerprints.
     """
 
     id: EntryId

@@ -1,7 +1,8 @@
 """Every job of the window and the command line, importable without torch.
 
-Each function is ``fn(request, ..., ctx) -> result``. Those that need torch load it through :mod:`workbench.services.runtime`
-(once, on one thread) before they import the service that does the work, so that the window and ``--help`` appear without it.
+Each function is ``fn(request, ..., ctx) -> result``. Those that need torch load it through
+:mod:`workbench.services.runtime` (once, on one thread) before they import the service that does the work, so that the
+window and ``--help`` appear without it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def devices(ctx: Context) -> tuple[DeviceRow, ...]:
 
 
 def train(request: TrainRequest, project: Path, ctx: Context) -> TrainResult:
-    """Meta-train; metrics ``train/loss``, ``train/accuracy``, ``validation/loss``, ``validation/accuracy`` and ``EpisodeView`` events."""
+    """Meta-train; sends the metrics ``train|validation/loss|accuracy`` and ``EpisodeView`` events."""
     load_runtime(ctx)
     from workbench.services.train import train as run
 
@@ -90,7 +91,7 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
 def save_taught(request: TeachRequest, project: Path, out: Path, ctx: Context) -> Path:
     """Adapt as ``teach`` does and write the model folder to ``out``; what Export and Apply start from."""
     load_runtime(ctx)
-    from workbench.services.teaching import save_model as run
+    from workbench.services.adapt import save_taught as run
 
     return run(request, project, out, ctx)
 
@@ -128,7 +129,7 @@ def evaluate(request: EvaluateRequest, project: Path, ctx: Context) -> Evaluated
 
 
 def fetch_weights(backbone: str, ctx: Context) -> Path:
-    """Download a backbone's pretrained weights; only ever called after a click (or ``--download``) that named size, licence and host."""
+    """Download a backbone's pretrained weights; only after a click (or ``--download``) that named what and whence."""
     load_runtime(ctx)
     from workbench.services.weights import fetch as run
 

@@ -56,7 +56,7 @@ class TeachResult:
         steps: per position, the predictions of all queries in the request's order.
         step_estimates: per position.
         gradient_based: whether the positions are inner steps.
-        influence: per class and example (class order, image order), leave-one-out log-loss it suffers, nats; larger is odder.
+        influence: per class and example, in order, the log-loss it suffers when left out, nats; larger is odder.
         points: the task map.
         seconds: taken.
     """

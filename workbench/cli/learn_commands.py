@@ -1,0 +1,167 @@
+"""``train``, ``resume``, ``evaluate``, ``compare``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from workbench.cli.knowledge_commands import validation_line
+from workbench.cli.output import emit
+from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
+from workbench.core.storage import len_text
+from workbench.core.values import Role, Task, TrainRequest, TrainResult
+from workbench.services import jobs
+from workbench.services.requests import BackboneRow, EvaluateRequest
+
+
+def train(arguments: argparse.Namespace, ctx: Context) -> int:
+    """Meta-train and save an entry."""
+    row = _backbone(arguments.backbone, ctx)
+    pretrained = arguments.pretrained or arguments.download
+    if arguments.download and not row.pretrained_present:
+        sys.stderr.write(
+            f"Fetching the weights of {row.title}: {len_text(row.pretrained_size)}, {row.pretrained_licence}, "
+            f"from {row.pretrained_host}\n"
+        )
+        jobs.fetch_weights(arguments.backbone, ctx)
+    tasks = _tasks(arguments.folders, Role.TRAIN, ctx) + _tasks(arguments.validation, Role.VALIDATION, ctx)
+    request = TrainRequest(
+        sources=tasks,
+        algorithm=arguments.algorithm,
+        params=dict(arguments.settings),
+        backbone=arguments.backbone,
+        ways=arguments.ways,
+        shots=arguments.shots,
+        queries=arguments.queries,
+        episodes=arguments.episodes,
+        minutes=arguments.minutes,
+        across_tasks=arguments.across_tasks,
+        rotations=arguments.rotations,
+        size=arguments.image_size or row.recommended_size,
+        channels=arguments.channels,
+        start=arguments.start,
+        pretrained=pretrained,
+        device=arguments.device,
+        seed=arguments.seed,
+        name=arguments.name,
+        command=shlex.join(["workbench", *sys.argv[1:]]),
+    )
+    emit(train_json(jobs.train(request, arguments.project, ctx)), arguments.json, train_lines)
+    return 0
+
+
+def _backbone(key: str, ctx: Context) -> BackboneRow:
+    rows = {b.key: b for b in jobs.catalogue(ctx).backbones}
+    if key not in rows:
+        raise WorkbenchError(
+            "The run did not start", f"there is no backbone called {key}", f"Choose one of {', '.join(rows)}"
+        )
+    return rows[key]
+
+
+def _tasks(folders: list[str], role: Role, ctx: Context) -> tuple[Task, ...]:
+    if not folders:
+        return ()
+    found = jobs.scan(tuple(folders), ctx).tasks
+    if role is Role.VALIDATION:
+        return tuple(replace(t, role=role) for t in found)
+    return found
+
+
+def train_json(result: TrainResult) -> dict[str, Any]:
+    """The JSON of ``train``, ``resume`` and the first part of ``demo``."""
+    entry, v = result.entry, result.entry.validation
+    return {
+        "entry": entry.id,
+        "name": entry.name,
+        "path": result.entry_path,
+        "run": result.run,
+        "algorithm": entry.algorithm,
+        "backbone": entry.backbone,
+        "device": entry.provenance.get("device", "cpu"),
+        "seed": entry.provenance.get("seed", 0),
+        "episodes": result.episodes,
+        "across_tasks": entry.provenance.get("across_tasks", False),
+        "seconds": result.seconds,
+        "stopped": result.stopped,
+        "validation": None
+        if v is None
+        else {"kind": v.kind, "accuracy": v.accuracy, "ci95": v.ci95, "episodes": v.episodes},
+    }
+
+
+def train_lines(v: dict[str, Any]) -> Iterable[str]:
+    """The same for a person."""
+    yield f"{v['name']}: entry {v['entry']}, {v['episodes']} episodes in {v['seconds']:.0f} s" + (
+        " (stopped, best kept)" if v["stopped"] else ""
+    )
+    check = v["validation"]
+    if check:
+        yield validation_line(check)
+    yield f"saved in {v['path']}; run {v['run']}"
+
+
+def resume(arguments: argparse.Namespace, ctx: Context) -> int:
+    """Go on with a killed run."""
+    emit(train_json(jobs.resume(arguments.run, arguments.project, ctx)), arguments.json, train_lines)
+    return 0
+
+
+def _request(arguments: argparse.Namespace, entry: str, folders: list[str]) -> EvaluateRequest:
+    return EvaluateRequest(
+        entry,
+        tuple(folders),
+        arguments.ways,
+        arguments.shots,
+        arguments.queries,
+        arguments.episodes,
+        arguments.across_tasks,
+        arguments.rotations,
+        arguments.seed,
+    )
+
+
+def evaluate(arguments: argparse.Namespace, ctx: Context) -> int:
+    """Episodic accuracy."""
+    result = jobs.evaluate(_request(arguments, arguments.entry, arguments.folders), arguments.project, ctx)
+    emit(result.row, arguments.json, lambda v: [row_line(v)])
+    return 0
+
+
+def row_line(v: dict[str, Any]) -> str:
+    """One evaluation in words."""
+    drawn = "across all tasks" if v["across_tasks"] else "within one task"
+    return (
+        f"{v['algorithm']} {v['entry']}: {v['ways']}-way {v['shots']}-shot {v['accuracy']:.4f} \u00b1 {v['ci95']:.4f}, "
+        f"{v['episodes']} episodes {drawn}, seed {v['seed']}, {'transductive' if v['transductive'] else 'inductive'}, "
+        f"{v['seconds_per_task'] * 1000:.1f} ms a task, episodes {v['episodes_sha256'][:12]}"
+    )
+
+
+def compare(arguments: argparse.Namespace, ctx: Context) -> int:
+    """Several entries on the same frozen episodes."""
+    from workbench.services.evaluating import paired
+
+    results = [
+        jobs.evaluate(_request(arguments, entry, arguments.data), arguments.project, ctx)
+        for entry in arguments.entries
+    ]
+    pairs = [
+        {"a": a.row["entry"], "b": b.row["entry"], **paired(a, b)}
+        for i, a in enumerate(results)
+        for b in results[i + 1 :]
+    ]
+    emit(
+        {"rows": [r.row for r in results], "pairs": pairs},
+        arguments.json,
+        lambda v: [
+            *(row_line(r) for r in v["rows"]),
+            *(f"{p['a']} - {p['b']}: {p['difference']:+.4f} \u00b1 {p['ci95']:.4f}" for p in v["pairs"]),
+        ],
+    )
+    return 0

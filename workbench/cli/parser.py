@@ -1,0 +1,258 @@
+"""The commands and their options; importable without torch or Qt."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from workbench.core.context import Context
+from workbench.core.errors import JobCancelledError, WorkbenchError
+from workbench.core.paths import scratch_project
+
+Command = Callable[[argparse.Namespace, Context], int]
+
+
+def span(text: str) -> tuple[int, int]:
+    """``5`` or ``5-20`` as a range."""
+    low, _, high = text.partition("-")
+    try:
+        found = int(low), int(high or low)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a range such as 5-20") from None
+    if found[0] > found[1] or found[0] < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} does not run from a smaller to a larger number above 0")
+    return found
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def minutes(text: str) -> float:
+    """Minutes above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
+    return value
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """``NAME=VALUE``."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def build() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="workbench",
+        description="Meta-transfer learning on image folders. Without a command the window opens.",
+        epilog="'workbench demo' shows the whole walk on the shipped samples.",
+    )
+    parser.set_defaults(project=None, json=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--project", type=Path, metavar="DIR", help="project folder (default: the user's own)")
+    common.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
+
+    window = add("window", "open the window (what happens without a command, too)")
+    window.add_argument("target", nargs="?", type=Path, metavar="PROJECT", help="project folder")
+    window.add_argument("--open", nargs="+", default=[], metavar="FOLDER", help="folders or zips to load")
+
+    demo = add("demo", "the whole walk on the samples: load, meta-train, teach, predict, export, verify")
+    demo.add_argument(
+        "--out", type=Path, metavar="DIR", help="where models and exports go (default: the user's data folder)"
+    )
+    demo.add_argument("--no-window", action="store_true", help="do not open the window afterwards")
+    demo.add_argument("--minutes", type=minutes, default=2.0, help="meta-training budget (default 2)")
+    demo.add_argument("--seed", type=int, default=0)
+
+    tour = add("tour", "the same walk through the real window, one picture per step")
+    tour.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
+    tour.add_argument("--theme", choices=["light", "dark"], default="light")
+    tour.add_argument("--language", choices=["en", "zh_CN"], default="en")
+    tour.add_argument("--scale", type=float, default=1.0)
+
+    tasks = add("tasks", "what would be loaded from folders or zips: tasks, classes, counts, problems")
+    tasks.add_argument("folders", nargs="+", metavar="FOLDER")
+    add("algorithms", "all algorithms")
+    add("backbones", "all backbones, with parameters and pretrained weights")
+    add("devices", "all devices, each with a one-second self-test")
+    add("doctor", "check what the workbench needs on this machine")
+
+    train = add("train", "meta-train on folders and keep what was learnt as a knowledge entry")
+    train.add_argument("folders", nargs="+", metavar="FOLDER")
+    train.add_argument("--algorithm", required=True, metavar="KEY", help="see 'workbench algorithms'")
+    train.add_argument("--backbone", default="conv4", metavar="KEY", help="see 'workbench backbones' (default conv4)")
+    train.add_argument("--ways", type=span, default=(5, 5), metavar="N|MIN-MAX", help="classes per episode (default 5)")
+    train.add_argument("--shots", type=span, default=(1, 1), metavar="K|MIN-MAX", help="examples per class (default 1)")
+    train.add_argument("--queries", type=positive, default=15, metavar="Q", help="queries per class (default 15)")
+    budget = train.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--episodes", type=positive, metavar="E")
+    budget.add_argument("--minutes", type=minutes, metavar="M")
+    train.add_argument("--validation", nargs="+", default=[], metavar="FOLDER", help="folders to validate on")
+    train.add_argument(
+        "--rotations", action="store_true", help="each class turned by 90, 180, 270 degrees is a class too"
+    )
+    train.add_argument("--across-tasks", action="store_true", help="draw an episode's classes from all tasks together")
+    train.add_argument("--from", dest="start", default="", metavar="WEIGHTS", help="a weights file to start from")
+    train.add_argument(
+        "--pretrained", action="store_true", help="start from the backbone's pretrained weights on this machine"
+    )
+    train.add_argument(
+        "--download", action="store_true", help="fetch the pretrained weights first (size, licence and host are named)"
+    )
+    train.add_argument(
+        "--image-size", type=positive, metavar="S", help="side of the input in pixels (default: the backbone's)"
+    )
+    train.add_argument("--channels", choices=["grey", "rgb"], default="rgb")
+    train.add_argument("--set", dest="settings", type=assignment, action="append", default=[], metavar="NAME=VALUE")
+    train.add_argument("--device", default="cpu", metavar="D")
+    train.add_argument("--seed", type=int, default=0, metavar="S")
+    train.add_argument("--name", default="", help="name of the entry")
+
+    resume = add("resume", "go on with a run that was killed")
+    resume.add_argument("run", metavar="RUN")
+
+    evaluate = add("evaluate", "episodic accuracy of an entry on folders, with its interval")
+    evaluate.add_argument("entry", metavar="ENTRY")
+    evaluate.add_argument("folders", nargs="+", metavar="FOLDER")
+    _episodes(evaluate)
+    compare = add("compare", "several entries on the same frozen episodes, with paired differences")
+    compare.add_argument("entries", nargs="+", metavar="ENTRY")
+    compare.add_argument("--data", nargs="+", required=True, metavar="FOLDER")
+    _episodes(compare)
+
+    adapt = add("adapt", "adapt knowledge to a folder of class folders and write a model")
+    adapt.add_argument("entry", metavar="ENTRY|auto")
+    adapt.add_argument("support", metavar="SUPPORT_FOLDER")
+    adapt.add_argument("--out", type=Path, required=True, metavar="MODEL")
+    adapt.add_argument("--seed", type=int, default=0)
+    predict = add("predict", "predict pictures or folders with a model")
+    predict.add_argument("model", metavar="MODEL")
+    predict.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
+    predict.add_argument("--csv", default="", metavar="FILE")
+    predict.add_argument(
+        "--copy-to", default="", metavar="DIR", help="copy the pictures into class folders; originals stay"
+    )
+    export = add("export", "export a model and verify the file in a clean process")
+    export.add_argument("model", metavar="MODEL")
+    export.add_argument("--format", required=True, choices=["onnx", "safetensors", "pt2", "bundle"])
+    export.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    knowledge = add("knowledge", "list, show or compare what is known")
+    parts = knowledge.add_subparsers(dest="part", metavar="PART", required=True)
+    parts.add_parser("list", parents=[common])
+    show = parts.add_parser("show", parents=[common])
+    show.add_argument("entry", metavar="ENTRY")
+    similar = parts.add_parser("similar", parents=[common])
+    similar.add_argument("folder", metavar="FOLDER")
+    return parser
+
+
+def _episodes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ways", type=positive, default=5, metavar="N")
+    parser.add_argument("--shots", type=positive, default=5, metavar="K")
+    parser.add_argument("--queries", type=positive, default=15, metavar="Q")
+    parser.add_argument("--episodes", type=positive, default=600, metavar="E")
+    parser.add_argument("--across-tasks", action="store_true")
+    parser.add_argument("--rotations", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+NAMES = (
+    "window",
+    "demo",
+    "tour",
+    "tasks",
+    "algorithms",
+    "backbones",
+    "devices",
+    "doctor",
+    "train",
+    "resume",
+    "evaluate",
+    "compare",
+)
+NAMES += ("adapt", "predict", "export", "knowledge")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments; ``workbench [PROJECT] [--open ...]`` is the command ``window``."""
+    arguments = list(argv)
+    if not arguments or (arguments[0] not in NAMES and arguments[0] not in {"-h", "--help"}):
+        arguments.insert(0, "window")
+    return build().parse_args(arguments)
+
+
+def command_of(name: str) -> Command:
+    """The function that runs a command; imported only when asked for."""
+    if name in {"tasks", "algorithms", "backbones", "devices", "doctor"}:
+        from workbench.cli import inspect_commands as module
+    elif name in {"train", "resume", "evaluate", "compare"}:
+        from workbench.cli import learn_commands as module  # type: ignore[no-redef]
+    elif name in {"adapt", "predict", "export"}:
+        from workbench.cli import model_commands as module  # type: ignore[no-redef]
+    elif name == "knowledge":
+        from workbench.cli import knowledge_commands as module  # type: ignore[no-redef]
+    else:
+        from workbench.cli import demo as module  # type: ignore[no-redef]
+    found: Command = getattr(module, name)
+    return found
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run one command that needs no window.
+
+    Returns:
+        0 done, 1 refused with a message.
+    """
+    from workbench.cli.output import Terminal
+
+    arguments.project = (arguments.project or scratch_project()).absolute()
+    terminal = Terminal()
+    ctx = Context(seed=getattr(arguments, "seed", 0) or 0, on_change=terminal)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        sys.stderr.write("\nStopping; the best so far is kept\n")
+        ctx.cancel()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        return command_of(arguments.command)(arguments, ctx)
+    except WorkbenchError as error:
+        terminal.clear()
+        return refuse(str(error), arguments.json)
+    except (JobCancelledError, KeyboardInterrupt):
+        terminal.clear()
+        return refuse("Stopped before there was a result", arguments.json)
+    finally:
+        terminal.clear()
+        signal.signal(signal.SIGINT, before)
+
+
+def refuse(message: str, as_json: bool) -> int:
+    """Say on standard error why nothing was done; with ``--json`` also as an object on standard output."""
+    sys.stderr.write(f"{message}\n")
+    if as_json:
+        refusal: dict[str, Any] = {"error": message}
+        sys.stdout.write(json.dumps(refusal, ensure_ascii=False) + "\n")
+    return 1

@@ -1,0 +1,225 @@
+"""A taught model between memory and disk: what ``adapt`` writes, ``predict`` and ``export`` open again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from workbench.core import storage
+from workbench.core.context import Context
+from workbench.core.errors import StorageError, WorkbenchError
+from workbench.core.paths import escape, unescape
+from workbench.core.values import Estimate, ImageRef, Preprocess, TaskClass
+from workbench.data.pixels import open_image, to_pixels
+from workbench.data.thumbnails import thumbnail
+from workbench.export.model import Manifest, SelfCheck, SupportImage, read_model, write_model
+from workbench.learn.answer import Answering
+from workbench.learn.features import trunk_digest
+from workbench.learn.protocol import Adapted, Setting, Support
+from workbench.learn.registry import create
+from workbench.services import knowledge as known
+from workbench.services.knowledge import Knowledge
+from workbench.services.teaching import Seen, Taught
+
+_THUMBNAIL = 160
+_SELF_CHECKS = 5
+_PICTURES = "pictures of a model"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """A model ready to predict.
+
+    Attributes:
+        manifest: its card.
+        seen: knowledge and support set as ``teaching.predict`` wants them.
+        network: the answering network.
+        embedding: of the support set ``[S, D]``.
+        support: references to the support pictures (name and hash; their files may be elsewhere).
+        tensors: as on disk, for the bundle.
+        thumbnails: PNG bytes, one per support picture.
+    """
+
+    manifest: Manifest
+    seen: Seen
+    network: Answering
+    embedding: Tensor
+    support: tuple[ImageRef, ...]
+    tensors: dict[str, np.ndarray]
+    thumbnails: list[bytes]
+
+
+def write(
+    taught: Taught,
+    classes: tuple[TaskClass, ...],
+    estimate: Estimate | None,
+    name: str,
+    seed: int,
+    out: Path,
+    ctx: Context,
+) -> Path:
+    """Write what was taught as a model folder.
+
+    Raises:
+        WorkbenchError: the folder holds something else, or cannot be written.
+    """
+    seen = taught.seen
+    k = seen.knowledge
+    _, network, embedding = taught.networks[-1]
+    images = [(i, image) for i, c in enumerate(classes) for image in c.images]
+    ctx.status("Making thumbnails")
+    thumbnails = [thumbnail_png(image) for _, image in images]
+    tensors = known.join_state(k.state) | {f"adapted.{n}": t for n, t in taught.adapted.tensors.items()}
+    tensors |= {
+        "support.embedding": embedding,
+        "support.label": seen.support.y,
+        "support.prototypes": network.prototypes,
+    }
+    manifest = Manifest(
+        name=name,
+        classes=tuple(c.name for c in classes),
+        algorithm=k.algorithm.info.key,
+        params=dict(k.entry.params) if k.entry else {},
+        backbone=k.algorithm.setting.backbone,
+        preprocess=k.preprocess,
+        ways=k.entry.ways if k.entry else (k.algorithm.setting.ways, k.algorithm.setting.ways),
+        calibration={
+            "temperature": float(network.temperature),
+            "reject_threshold": float(network.threshold),
+            "reject_width": float(network.width),
+        },
+        entry=k.id or "",
+        strategy="no transfer" if k.entry is None else "similarity and leave-one-out loss",
+        reason=taught.reason,
+        candidates=taught.candidates,
+        estimate=estimate,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        provenance={
+            "seed": seed,
+            "knowledge": k.name,
+            "sources": [s.name for s in k.entry.sources] if k.entry else [],
+            "versions": {n: version(n) for n in ("torch", "meta-transfer-workbench")},
+        },
+        support=tuple(SupportImage(i, image.name, image.sha256) for i, image in images),
+        self_check=_self_checks(network, k.preprocess, thumbnails, [i for i, _ in images]),
+    )
+    arrays = {n: np.ascontiguousarray(t.detach().cpu().numpy()) for n, t in tensors.items()}
+    return write_model(out, manifest, arrays, thumbnails)
+
+
+def thumbnail_png(image: ImageRef) -> bytes:
+    """A thumbnail that every reader takes: PNG, at most 160 pixels a side."""
+    data = thumbnail(image, _THUMBNAIL)
+    if data.startswith(b"\x89PNG"):
+        return data
+    buffer = BytesIO()
+    Image.open(BytesIO(data), formats=["JPEG"]).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _self_checks(
+    network: Answering, p: Preprocess, thumbnails: list[bytes], labels: list[int]
+) -> tuple[SelfCheck, ...]:
+    out = []
+    for index in [labels.index(c) for c in sorted(set(labels))][:_SELF_CHECKS]:
+        pixels = to_pixels(
+            open_image(thumbnails[index]), size=p.size, channels=p.channels, fit=p.fit, resample=p.resample
+        )
+        with torch.no_grad():
+            probabilities = network(from_pixels(pixels[None]))[1][0].tolist()
+        out.append(SelfCheck(index, hashlib.sha256(pixels.tobytes()).hexdigest(), tuple(probabilities)))
+    return tuple(out)
+
+
+def from_pixels(pixels: np.ndarray) -> Tensor:
+    """8-bit pictures ``[n, H, W, C]`` as the answering network's input ``[n, C, H, W]`` in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div(255).contiguous()
+
+
+def open_model(path: Path) -> OpenModel:
+    """Open a model folder or a bundle.
+
+    Raises:
+        StorageError: it is not a model, is damaged, or could do harm.
+        WorkbenchError: it needs an algorithm or a backbone that this version lacks.
+    """
+    manifest, arrays, thumbnails = read_model(path)
+    tensors = {n: torch.from_numpy(np.array(a)) for n, a in arrays.items()}
+    setting = Setting(manifest.backbone, manifest.preprocess.depth, manifest.preprocess.size, manifest.ways[1])
+    algorithm = create(manifest.algorithm, manifest.params, setting)
+    state = known.split_state(tensors)
+    adapted = Adapted(
+        {n.removeprefix("adapted."): t for n, t in tensors.items() if n.startswith("adapted.")}, len(manifest.classes)
+    )
+    try:
+        embedding, labels, protos = (tensors[f"support.{n}"] for n in ("embedding", "label", "prototypes"))
+        network = Answering(
+            algorithm.deploy(state, adapted),
+            manifest.preprocess.mean,
+            manifest.preprocess.std,
+            manifest.calibration["temperature"],
+            protos,
+            manifest.calibration["reject_threshold"],
+            manifest.calibration["reject_width"],
+        )
+    except (KeyError, RuntimeError) as error:
+        raise StorageError(
+            f"{path} was not opened", f"its tensors do not fit its network ({error})", "Make the model again"
+        ) from error
+    digest = trunk_digest(state)
+    knowledge = Knowledge(
+        None, manifest.provenance.get("knowledge", manifest.name), algorithm, state, manifest.preprocess, digest, ()
+    )
+    support = Support(embedding, labels, len(manifest.classes), embedding)
+    seen = Seen(knowledge, support, embedding, (), embedding.new_zeros((0, len(manifest.classes))), labels.new_zeros(0))
+    refs = tuple(ImageRef("", s.name, s.sha256, 0, 0, 0) for s in manifest.support)
+    return OpenModel(manifest, seen, network, embedding, refs, arrays, thumbnails)
+
+
+class _Picture(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    member: str
+    sha256: str
+    size: int
+    width: int
+    height: int
+
+
+def remember_pictures(project: Path, model: Path, images: tuple[ImageRef, ...]) -> None:
+    """Keep, in the project and not in the model, where a model's own pictures lie; an export is verified on them."""
+    rows = [_Picture(escape(i.path), i.member, i.sha256, i.size, i.width, i.height) for i in images]
+    storage.save(_pictures_file(project, model), storage.encode_json(_PICTURES, 1, rows), keep_previous=False)
+
+
+def own_pictures(project: Path, model: Path) -> tuple[ImageRef, ...]:
+    """The pictures remembered for a model; none for a model that came from elsewhere."""
+    path = _pictures_file(project, model)
+    if not path.exists():
+        return ()
+    rows = storage.decode_json(storage.load(path), _PICTURES, 1, list[_Picture], str(path))
+    return tuple(ImageRef(unescape(r.path), r.member, r.sha256, r.size, r.width, r.height) for r in rows)
+
+
+def _pictures_file(project: Path, model: Path) -> Path:
+    manifest, _, _ = read_model(model)
+    return project / "models" / f"{manifest.digest[:24]}.json"
+
+
+def name_of(path: Path) -> str:
+    """A model's name from the folder it is written to."""
+    name = "".join(ch if ch.isalnum() or ch in "-_ " else "-" for ch in path.name).strip("- ")
+    if not name:
+        raise WorkbenchError(
+            "The model was not written", "its folder has no usable name", "Name the folder with letters"
+        )
+    return name

@@ -1,0 +1,110 @@
+"""Loads torch once, on one thread, for every lane; sets its threads.
+
+Two threads that import torch at the same time can deadlock and leave it dead for the process, so every job waits on
+the one import. After it the objects that exist are frozen out of the garbage collector: a full collection of torch's
+modules would stop the window for a quarter of a second.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+
+from workbench.core.context import Context
+
+_lock = threading.Lock()
+_future: Future[None] | None = None
+_window = False
+
+
+def for_window() -> None:
+    """Say, before the first load, that a window shares this process: training then leaves one core to it."""
+    global _window
+    _window = True
+
+
+def loaded() -> bool:
+    """Whether torch is there."""
+    return _future is not None and _future.done()
+
+
+def ready(ctx: Context | None = None) -> None:
+    """Return when torch is loaded; sets the calling thread's number of torch threads.
+
+    A cancel is honoured as soon as the import ends: an import cannot be left half-way.
+
+    Raises:
+        JobCancelledError: cancelled meanwhile.
+    """
+    future = _start()
+    if not future.done() and ctx is not None:
+        ctx.status("Loading the learning library")
+    while True:
+        try:
+            future.result(timeout=0.2)
+            break
+        except NotYet:
+            continue
+    import torch
+
+    if torch.get_num_threads() != threads():
+        torch.set_num_threads(threads())
+    if ctx is not None:
+        ctx.check()
+
+
+def threads() -> int:
+    """Torch threads of a job: all physical cores without a window, one fewer with it."""
+    asked = os.environ.get("WORKBENCH_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    cores = _physical_cores()
+    return max(1, cores - 1) if _window else cores
+
+
+def _physical_cores() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:  # noqa: PTH123
+            pairs = set()
+            package = ""
+            for line in f:
+                key, _, value = line.partition(":")
+                if key.strip() == "physical id":
+                    package = value.strip()
+                elif key.strip() == "core id":
+                    pairs.add((package, value.strip()))
+        return min(usable, len(pairs)) if pairs else usable
+    except OSError:
+        return usable
+
+
+def _start() -> Future[None]:
+    global _future
+    with _lock:
+        if _future is None:
+            _future = Future()
+            if "torch" in sys.modules or not _window:
+                _load(_future)
+            else:
+                threading.Thread(target=_load, args=(_future,), name="load-torch").start()
+        return _future
+
+
+def _load(future: Future[None]) -> None:
+    try:
+        import torch
+
+        torch.set_num_threads(threads())
+        torch.set_num_interop_threads(1) if torch.get_num_interop_threads() != 1 else None
+        torch.backends.mkldnn.deterministic = True
+        gc.collect()
+        gc.freeze()
+    except BaseException as error:  # noqa: BLE001  (handed to every waiter)
+        future.set_exception(error)
+    else:
+        future.set_result(None)
