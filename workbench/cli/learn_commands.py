@@ -148,8 +148,7 @@ def compare(arguments: argparse.Namespace, ctx: Context) -> int:
     from workbench.services.evaluating import paired
 
     results = [
-        jobs.evaluate(_request(arguments, entry, arguments.data), arguments.project, ctx)
-        for entry in arguments.entries
+        jobs.evaluate(_request(arguments, entry, arguments.data), arguments.project, ctx) for entry in arguments.entries
     ]
     pairs = [
         {"a": a.row["entry"], "b": b.row["entry"], **paired(a, b)}

@@ -177,21 +177,26 @@ def _episodes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-NAMES = (
-    "window",
-    "demo",
-    "tour",
-    "tasks",
-    "algorithms",
-    "backbones",
-    "devices",
-    "doctor",
-    "train",
-    "resume",
-    "evaluate",
-    "compare",
+NAMES = frozenset(
+    {
+        "window",
+        "demo",
+        "tour",
+        "tasks",
+        "algorithms",
+        "backbones",
+        "devices",
+        "doctor",
+        "train",
+        "resume",
+        "evaluate",
+        "compare",
+        "adapt",
+        "predict",
+        "export",
+        "knowledge",
+    }
 )
-NAMES += ("adapt", "predict", "export", "knowledge")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -39,7 +39,7 @@ def _test(key: str, net: torch.nn.Module, x: torch.Tensor, reference: torch.Tens
     try:
         moved, here = net.to(key), x.to(key)
         with torch.no_grad():
-            error = float((moved(here).cpu() - reference).abs().max() / reference.abs().max().clamp_min(1e-9))
+            gap = float((moved(here).cpu() - reference).abs().max() / reference.abs().max().clamp_min(1e-9))
             begun, images = time.monotonic(), 0
             while time.monotonic() - begun < _SECONDS:
                 float(moved(here).sum())
@@ -48,8 +48,8 @@ def _test(key: str, net: torch.nn.Module, x: torch.Tensor, reference: torch.Tens
         net.to("cpu")
     except (RuntimeError, AssertionError) as error:
         return DeviceRow(key, name, False, 0.0, False, f"cannot be used: {str(error).splitlines()[0]}")
-    agrees = error <= 1e-3
-    note = "" if agrees else f"differs from the CPU by {error:.1e}; results would not be the same"
+    agrees = gap <= 1e-3
+    note = "" if agrees else f"differs from the CPU by {gap:.1e}; results would not be the same"
     return DeviceRow(key, name, agrees, rate, agrees, note)
 
 

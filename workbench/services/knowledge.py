@@ -168,7 +168,7 @@ def describe_source(knowledge: Knowledge, x: Tensor, y: Tensor, ctx: Context) ->
         trunk = knowledge.algorithm.trunk(knowledge.state)
         assert trunk is not None, "a cacheable algorithm has a trunk"
         with torch.no_grad():
-            e = torch.cat([trunk(part) for part in x.split(64)])
+            e = torch.cat([trunk(x[i : i + 64]) for i in range(0, len(x), 64)])
     else:
         e = before_adapting(knowledge, Support(x, y, int(y.max()) + 1), ctx)
     return represent(e)

@@ -100,8 +100,8 @@ def _load(future: Future[None]) -> None:
         import torch
 
         torch.set_num_threads(threads())
-        torch.set_num_interop_threads(1) if torch.get_num_interop_threads() != 1 else None
-        torch.backends.mkldnn.deterministic = True
+        if torch.get_num_interop_threads() != 1:
+            torch.set_num_interop_threads(1)
         gc.collect()
         gc.freeze()
     except BaseException as error:  # noqa: BLE001  (handed to every waiter)
