@@ -65,7 +65,7 @@ def _pixmap(name: str, size: int, colour: str, scale: float) -> QPixmap:
 
 
 def icon(name: str, size: int = 16, role: str = "text") -> QIcon:
-    """An icon tinted by a token (``text``, ``secondary``, ``accent``, ``accent_text``, ``warn`` ...); disabled is greyed."""
+    """An icon tinted by a token (``text``, ``secondary``, ``accent``, ``accent_text``, ``warn`` ...)."""
     t = theme.tokens()
     return _icon(name, size, str(getattr(t, role)), t.disabled)
 
@@ -104,7 +104,7 @@ def sheet_images(theme_name: str, t: Tokens) -> dict[str, str]:
     """Tinted files for the style sheet, which takes images by path only; kept in the cache folder.
 
     Returns:
-        Path with forward slashes by use: ``check``, ``dash``, ``dot``, ``dot_off``, ``down``, ``down_off``, ``up``, ``close``.
+        Path with forward slashes by use; "" where the cache folder cannot be written.
     """
     wanted = {
         "check": ("check-bold", t.accent_text),

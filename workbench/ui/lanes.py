@@ -1,8 +1,8 @@
 """Background work: four lanes, one thread each, one job at a time; the only file with threads.
 
-A job is a Qt-free ``fn(*args, ctx) -> result``. The window submits it to a lane and gets a ``Job`` back; everything that
-the job says comes back into the window's thread: while it runs, its numbers, events and progress are *pulled* by a timer,
-and its end is one queued signal.
+A job is a Qt-free ``fn(*args, ctx) -> result``. The window submits it to a lane and gets a ``Job`` back; everything
+that the job says comes back into the window's thread: while it runs, its numbers, events and progress are *pulled* by a
+timer, and its end is one queued signal.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Job:
         ctx: its context; ``ctx.status_text`` and ``ctx.progress_now`` say how far it is.
         title: for people, e.g. "Meta-training ProtoNet".
         lane: where it runs.
-        state: waiting, running, stopping, done, failed, cancelled, or dropped (replaced by a later one: it says nothing more).
+        state: waiting, running, stopping, done, failed, cancelled, or dropped (replaced: it says nothing more).
         held: whether another lane holds it back for a moment.
         details: traceback of a job that failed by a bug, else "".
         begun: monotonic seconds when it started to run.
@@ -218,8 +218,8 @@ class Lanes(QObject):
             on_done: gets the result.
             on_failed: gets the ``WorkbenchError`` or, for a bug, the exception.
             on_cancelled: nothing came of it.
-            latest: this one replaces all others of its lane: the running one is cancelled, the waiting ones are dropped,
-                and none of them calls back.
+            latest: this one replaces all others of its lane: the running one is cancelled, the waiting ones are
+                dropped, and none of them calls back.
             on_event: gets each value the job hands over while it runs.
 
         Returns:

@@ -91,7 +91,9 @@ QPushButton[kind="icon"], QToolButton[kind="icon"] {
 QPushButton[kind="icon"]:hover, QToolButton[kind="icon"]:hover { background: $hover; border-color: $hover; }
 QPushButton[kind="icon"]:pressed, QToolButton[kind="icon"]:pressed { background: $hairline; border-color: $hairline; }
 QPushButton[kind="icon"]:disabled { border-color: transparent; }
-QPushButton[kind="icon"][size="small"], QToolButton[kind="icon"][size="small"] { min-width: 26px; max-width: 26px; padding: 0; }
+QPushButton[kind="icon"][size="small"], QToolButton[kind="icon"][size="small"] {
+  min-width: 26px; max-width: 26px; padding: 0;
+}
 QPushButton[kind="iconbox"] { padding: 0; min-width: 30px; max-width: 30px; }
 
 QPushButton[kind="key"] {
@@ -102,11 +104,15 @@ QPushButton[kind="segment"] {
   min-height: 26px; padding: 0 12px; border: 1px solid $border_strong; border-radius: 0; background: $surface;
   color: $secondary; font-weight: 500; border-left-width: 0;
 }
-QPushButton[kind="segment"][end="first"] { border-left-width: 1px; border-top-left-radius: 6px; border-bottom-left-radius: 6px; }
+QPushButton[kind="segment"][end="first"] {
+  border-left-width: 1px; border-top-left-radius: 6px; border-bottom-left-radius: 6px;
+}
 QPushButton[kind="segment"][end="last"] { border-top-right-radius: 6px; border-bottom-right-radius: 6px; }
 QPushButton[kind="segment"][end="only"] { border-left-width: 1px; border-radius: 6px; }
 QPushButton[kind="segment"]:hover { background: $hover; color: $text; }
-QPushButton[kind="segment"]:checked { background: $accent_soft; color: $accent; font-weight: 600; border-color: $border_strong; }
+QPushButton[kind="segment"]:checked {
+  background: $accent_soft; color: $accent; font-weight: 600; border-color: $border_strong;
+}
 QPushButton[kind="segment"]:disabled { color: $disabled; border-color: $border; }
 
 QLineEdit, QSpinBox, QDoubleSpinBox, QComboBox, QPlainTextEdit, QTextEdit, QDateTimeEdit {
@@ -115,13 +121,19 @@ QLineEdit, QSpinBox, QDoubleSpinBox, QComboBox, QPlainTextEdit, QTextEdit, QDate
 }
 QLineEdit, QSpinBox, QDoubleSpinBox, QComboBox { min-height: 30px; padding: 0 11px; }
 QPlainTextEdit, QTextEdit { padding: 6px 8px; }
-QLineEdit[size="small"], QSpinBox[size="small"], QComboBox[size="small"], QDoubleSpinBox[size="small"] { min-height: 26px; }
+QLineEdit[size="small"], QSpinBox[size="small"], QComboBox[size="small"], QDoubleSpinBox[size="small"] {
+  min-height: 26px;
+}
 QLineEdit:hover, QSpinBox:hover, QDoubleSpinBox:hover, QComboBox:hover { border-color: $secondary; }
 QLineEdit:disabled, QSpinBox:disabled, QDoubleSpinBox:disabled, QComboBox:disabled, QPlainTextEdit:disabled {
   background: transparent; border-color: $border; color: $disabled;
 }
-QLineEdit[wrong="true"], QSpinBox[wrong="true"], QDoubleSpinBox[wrong="true"], QComboBox[wrong="true"] { border-color: $bad; }
-QLineEdit[kind="bare"], QLineEdit[kind="bare"]:hover { background: transparent; border: none; padding: 0; min-height: 20px; }
+QLineEdit[wrong="true"], QSpinBox[wrong="true"], QDoubleSpinBox[wrong="true"], QComboBox[wrong="true"] {
+  border-color: $bad;
+}
+QLineEdit[kind="bare"], QLineEdit[kind="bare"]:hover {
+  background: transparent; border: none; padding: 0; min-height: 20px;
+}
 
 QComboBox { padding-right: 28px; }
 QComboBox::drop-down { border: none; width: 28px; subcontrol-origin: border; subcontrol-position: right center; }
@@ -147,11 +159,17 @@ QCheckBox::indicator, QGroupBox::indicator {
   width: 14px; height: 14px; border: 1px solid $control_border; border-radius: 4px; background: $surface;
 }
 QCheckBox::indicator:hover { border-color: $accent; }
-QCheckBox::indicator:checked, QGroupBox::indicator:checked { background: $accent; border-color: $accent; image: url("$check"); }
+QCheckBox::indicator:checked, QGroupBox::indicator:checked {
+  background: $accent; border-color: $accent; image: url("$check");
+}
 QCheckBox::indicator:indeterminate { background: $accent; border-color: $accent; image: url("$dash"); }
 QCheckBox::indicator:disabled { border-color: $border_strong; background: transparent; }
-QCheckBox::indicator:checked:disabled { background: $border_strong; border-color: $border_strong; image: url("$check_off"); }
-QRadioButton::indicator { width: 14px; height: 14px; border: 1px solid $control_border; border-radius: 8px; background: $surface; }
+QCheckBox::indicator:checked:disabled {
+  background: $border_strong; border-color: $border_strong; image: url("$check_off");
+}
+QRadioButton::indicator {
+  width: 14px; height: 14px; border: 1px solid $control_border; border-radius: 8px; background: $surface;
+}
 QRadioButton::indicator:hover { border-color: $accent; }
 QRadioButton::indicator:checked { border-color: $accent; image: url("$dot"); }
 QRadioButton::indicator:disabled { border-color: $border_strong; background: transparent; }
@@ -171,7 +189,9 @@ QProgressBar { min-height: 6px; max-height: 6px; border: none; border-radius: 3p
 QProgressBar::chunk { border-radius: 3px; background: $accent; }
 
 QMenu { background: $raised; border: 1px solid $border_strong; padding: 4px; }
-QMenu::item { min-height: 20px; padding: 4px 28px 4px 10px; border-radius: 4px; background: transparent; color: $text; }
+QMenu::item {
+  min-height: 20px; padding: 4px 28px 4px 10px; border-radius: 4px; background: transparent; color: $text;
+}
 QMenu::item:selected { background: $accent_soft; }
 QMenu::item:disabled { color: $disabled; }
 QMenu::icon { padding-left: 8px; }
@@ -194,7 +214,9 @@ QHeaderView::section {
   border-bottom: 1px solid $hairline; padding: 0 8px; height: 32px;
 }
 QTableView { gridline-color: $hairline; }
-QTableView::item:selected, QListView::item:selected, QTreeView::item:selected { background: $accent_soft; color: $text; }
+QTableView::item:selected, QListView::item:selected, QTreeView::item:selected {
+  background: $accent_soft; color: $text;
+}
 QTableCornerButton::section { background: transparent; border: none; }
 
 QScrollBar:vertical { background: transparent; width: 12px; margin: 0; }
@@ -207,7 +229,9 @@ QScrollBar::add-page, QScrollBar::sub-page { background: none; }
 
 QSplitter::handle { background: transparent; }
 QDialog QDialogButtonBox { button-layout: 0; }
-QTextBrowser { background: $surface; border: 1px solid $border; border-radius: 8px; padding: 12px 16px; color: $text; }
+QTextBrowser {
+  background: $surface; border: 1px solid $border; border-radius: 8px; padding: 12px 16px; color: $text;
+}
 """)
 
 

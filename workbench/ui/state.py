@@ -318,7 +318,7 @@ def _upper(text: str) -> str:
 
 
 def merged(have: tuple[Task, ...], new: Iterable[Task]) -> tuple[Task, ...]:
-    """Sources after a scan: a task read again takes the place and keeps the role of the one with its id, new ones follow."""
+    """Sources after a scan: a task read again keeps its place and role, new ones follow."""
     tasks = {t.id: t for t in have}
     for task in new:
         before = tasks.get(task.id)

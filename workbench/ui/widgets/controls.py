@@ -1,0 +1,474 @@
+"""Small controls: buttons by kind, segmented choice, chip, key cap, marker, bar, labels, flow layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import QEvent, QPoint, QRect, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QColor, QEnterEvent, QFontMetrics, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import (
+    QButtonGroup,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QLayoutItem,
+    QPushButton,
+    QSizePolicy,
+    QWidget,
+)
+
+from workbench.ui import icons, theme
+
+
+def button(
+    text: str = "",
+    kind: str = "secondary",
+    icon: str = "",
+    *,
+    size: str = "",
+    name: str = "",
+    tip: str = "",
+    parent: QWidget | None = None,
+) -> QPushButton:
+    """A push button.
+
+    Args:
+        text: its words, a verb first.
+        kind: primary, secondary, quiet, danger, link, key, icon (bare square) or iconbox (square with a border).
+        icon: name of an icon, tinted to fit the kind.
+        size: ``small`` for 28 px.
+        name: accessible name; needed where there is no text.
+        tip: tooltip; the name is used where it is empty and there is no text.
+        parent: widget.
+    """
+    made = QPushButton(text, parent)
+    made.setProperty("kind", kind)
+    if size:
+        made.setProperty("size", size)
+    if icon:
+        role = {"primary": "accent_text", "danger": "bad", "link": "accent"}.get(kind, "text")
+        icons.set_icon(made, icon, 16, role)
+    made.setAccessibleName(name or text)
+    made.setToolTip(tip or ("" if text else name))
+    made.setAutoDefault(False)
+    if kind == "link":
+        made.setCursor(Qt.CursorShape.PointingHandCursor)
+    made.setSizePolicy(QSizePolicy.Policy.Fixed if not text else QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+    return made
+
+
+def label(
+    text: str = "", role: str = "body", *, tone: str = "", wrap: bool = False, parent: QWidget | None = None
+) -> QLabel:
+    """A label of plain text.
+
+    Args:
+        text: its words; never read as markup.
+        role: title, section, figure, body, secondary, caption, label, name, strong or code.
+        tone: another colour: secondary, accent, good, warn or bad.
+        wrap: break lines.
+        parent: widget.
+    """
+    made = QLabel(parent)
+    made.setTextFormat(Qt.TextFormat.PlainText)
+    made.setProperty("role", role)
+    if tone:
+        made.setProperty("tone", tone)
+    made.setWordWrap(wrap)
+    made.setText(text)
+    return made
+
+
+def set_property(widget: QWidget, name: str, value: object) -> None:
+    """Change a dynamic property that the style sheet looks at, and let it look again."""
+    if widget.property(name) == value:
+        return
+    widget.setProperty(name, value)
+    widget.style().unpolish(widget)
+    widget.style().polish(widget)
+    widget.update()
+
+
+def line(role: str = "line", parent: QWidget | None = None) -> QFrame:
+    """A horizontal hairline (``line``) or border line (``edge``)."""
+    made = QFrame(parent)
+    made.setProperty("role", role)
+    made.setFixedHeight(1)
+    return made
+
+
+def clear_layout(layout: QLayout) -> None:
+    """Remove and delete everything in a layout."""
+    while layout.count():
+        item = layout.takeAt(0)
+        if item is None:
+            return
+        widget, inner = item.widget(), item.layout()
+        if widget is not None:
+            widget.hide()
+            widget.deleteLater()
+        elif inner is not None:
+            clear_layout(inner)
+
+
+class Segmented(QWidget):
+    """A choice between a few words, 28 px high; arrow keys move it.
+
+    Signals:
+        changed(str): the key of the choice, by the person.
+    """
+
+    changed = Signal(str)
+
+    def __init__(
+        self, options: Sequence[tuple[str, str]], current: str = "", name: str = "", parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.setAccessibleName(name)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(0)
+        self._group = QButtonGroup(self)
+        self._keys = [key for key, _ in options]
+        for i, (key, text) in enumerate(options):
+            made = button(text, "segment")
+            made.setCheckable(True)
+            end = "only" if len(options) == 1 else "first" if i == 0 else "last" if i == len(options) - 1 else "middle"
+            made.setProperty("end", end)
+            made.setAccessibleName(f"{name}: {text}" if name else text)
+            bold = QFontMetrics(theme.font("strong")).horizontalAdvance(text)
+            made.setMinimumWidth(bold + 26)  # the width must not change with the weight
+            made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            self._group.addButton(made, i)
+            row.addWidget(made)
+            made.setChecked(key == (current or self._keys[0]))
+        self.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+        self._group.idClicked.connect(self._clicked)
+
+    def value(self) -> str:
+        """The key of the choice."""
+        return self._keys[max(self._group.checkedId(), 0)]
+
+    def set_value(self, key: str) -> None:
+        """Choose without a signal."""
+        found = self._group.button(self._keys.index(key))
+        if found is not None:
+            found.setChecked(True)
+
+    def set_text(self, key: str, text: str) -> None:
+        """Other words for an option."""
+        found = self._group.button(self._keys.index(key))
+        if found is not None:
+            found.setText(text)
+            found.setMinimumWidth(QFontMetrics(theme.font("strong")).horizontalAdvance(text) + 26)
+
+    def _clicked(self, index: int) -> None:
+        self.changed.emit(self._keys[index])
+
+
+class Chip(QWidget):
+    """A pill of 24 px with an icon and a word; not a control.
+
+    ``tone``: neutral, accent, good, warn or bad.
+    """
+
+    def __init__(self, text: str = "", tone: str = "neutral", icon: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._text, self._tone, self._icon = text, tone, icon
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.setAccessibleName(text)
+
+    def set(self, text: str, tone: str | None = None, icon: str | None = None) -> None:
+        """Change what it says."""
+        self._text = text
+        self._tone = self._tone if tone is None else tone
+        self._icon = self._icon if icon is None else icon
+        self.setAccessibleName(text)
+        self.updateGeometry()
+        self.update()
+
+    def text(self) -> str:
+        """What it says."""
+        return self._text
+
+    def sizeHint(self) -> QSize:
+        """24 high."""
+        return QSize(chip_width(self._text, bool(self._icon)), 24)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Pill, icon, word."""
+        painter = QPainter(self)
+        draw_chip(painter, QRectF(self.rect()), self._text, self._tone, self._icon)
+
+
+def chip_width(text: str, with_icon: bool) -> int:
+    """Width of a chip, pixels."""
+    return QFontMetrics(theme.font("name")).horizontalAdvance(text) + (42 if with_icon else 20)
+
+
+def draw_chip(painter: QPainter, rect: QRectF, text: str, tone: str, icon: str = "") -> None:
+    """Draw a chip; for delegates too."""
+    t = theme.tokens()
+    fill, ink = {
+        "accent": (t.accent_soft, t.accent),
+        "good": (t.good_soft, t.good),
+        "warn": (t.warn_soft, t.warn),
+        "bad": (t.bad_soft, t.bad),
+    }.get(tone, (t.surface, t.secondary))
+    painter.save()
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    inner = rect.adjusted(0.5, 0.5, -0.5, -0.5)
+    painter.setPen(QPen(QColor(t.border), 1) if tone == "neutral" else Qt.PenStyle.NoPen)
+    painter.setBrush(QColor(fill))
+    painter.drawRoundedRect(inner, inner.height() / 2, inner.height() / 2)
+    left = rect.left() + 10
+    if icon:
+        icons.draw(painter, QRectF(left, rect.center().y() - 8, 16, 16), icon, ink)
+        left += 22
+    painter.setPen(QColor(ink))
+    painter.setFont(theme.font("name"))
+    painter.drawText(QRectF(left, rect.top(), rect.right() - left, rect.height()), Qt.AlignmentFlag.AlignVCenter, text)
+    painter.restore()
+
+
+class KeyCap(QWidget):
+    """A key as it is printed on a keyboard: 20x20, wider for words."""
+
+    def __init__(self, text: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._text = text
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.setAccessibleName(text)
+        self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+
+    def set_text(self, text: str) -> None:
+        """Another key."""
+        self._text = text
+        self.setAccessibleName(text)
+        self.updateGeometry()
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        """20 high."""
+        wide = QFontMetrics(theme.font("caption")).horizontalAdvance(self._text) + 10
+        return QSize(20 if len(self._text) <= 1 else max(20, wide), 20)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """The cap with its thicker lower edge."""
+        draw_key(QPainter(self), QRectF(self.rect()), self._text)
+
+
+def draw_key(painter: QPainter, rect: QRectF, text: str) -> None:
+    """Draw a key cap; for delegates too."""
+    t = theme.tokens()
+    painter.save()
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.setBrush(QColor(t.border_strong))
+    painter.drawRoundedRect(rect, 4, 4)
+    painter.setBrush(QColor(t.surface))
+    painter.drawRoundedRect(rect.adjusted(1, 1, -1, -2), 3, 3)
+    painter.setPen(QColor(t.text if theme.name() == "dark" else t.secondary))
+    font = theme.font("caption")
+    font.setWeight(font.Weight.Medium)
+    painter.setFont(font)
+    painter.drawText(rect.adjusted(0, 0, 0, -1), Qt.AlignmentFlag.AlignCenter, text)
+    painter.restore()
+
+
+class Marker(QWidget):
+    """The marker of a class, 12 px (10 in rows)."""
+
+    def __init__(self, index: int = 0, side: int = 12, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._index = index
+        self.setFixedSize(side, side)
+        self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+
+    def set_index(self, index: int) -> None:
+        """The marker of another class; ``theme.NONE_INDEX`` for none of these."""
+        self._index = index
+        self.update()
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """The shape in its hue."""
+        theme.draw_marker(QPainter(self), QRectF(self.rect()), self._index)
+
+
+class Bar(QWidget):
+    """A horizontal bar on a track: a share from 0 to 1, or a moving piece while the whole is unknown."""
+
+    def __init__(self, height: int = 6, colour: str = "accent", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._value: float | None = 0.0
+        self._colour: str | int = colour
+        self._phase = 0.0
+        self.setFixedHeight(height)
+        self.setMinimumWidth(24)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def set_value(self, value: float | None) -> None:
+        """A share; ``None`` where the whole is unknown: each call then moves the piece on."""
+        if value is None:
+            self._phase = (self._phase + 0.07) % 1.0
+        elif value == self._value:
+            return
+        self._value = None if value is None else min(max(value, 0.0), 1.0)
+        self.update()
+
+    def value(self) -> float | None:
+        """The share shown."""
+        return self._value
+
+    def set_colour(self, colour: str | int) -> None:
+        """A token's name, or the index of a class."""
+        self._colour = colour
+        self.update()
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Track and filling."""
+        painter = QPainter(self)
+        rect = QRectF(self.rect())
+        if self._value is None:
+            draw_bar(painter, rect, 0.0, self._colour)
+            piece = QRectF(
+                rect.left() + self._phase * rect.width() * 0.75, rect.top(), rect.width() * 0.25, rect.height()
+            )
+            draw_bar(painter, piece, 1.0, self._colour)
+        else:
+            draw_bar(painter, rect, self._value, self._colour)
+
+
+def draw_bar(painter: QPainter, rect: QRectF, value: float, colour: str | int, track: str = "hairline") -> None:
+    """Draw a bar; for delegates too. ``colour`` is a token's name or the index of a class."""
+    t = theme.tokens()
+    painter.save()
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(Qt.PenStyle.NoPen)
+    radius = rect.height() / 2
+    painter.setBrush(QColor(getattr(t, track)))
+    painter.drawRoundedRect(rect, radius, radius)
+    if value > 0:
+        painter.setBrush(QColor(getattr(t, colour)) if isinstance(colour, str) else theme.class_colour(colour))
+        wide = max(rect.height() * 0.75, rect.width() * min(value, 1.0))
+        painter.drawRoundedRect(QRectF(rect.left(), rect.top(), wide, rect.height()), min(radius, wide / 2), radius)
+    painter.restore()
+
+
+class ClickFrame(QFrame):
+    """A card that can be chosen: click, Enter or Space.
+
+    Signals:
+        clicked: by the person.
+    """
+
+    clicked = Signal()
+
+    def __init__(self, role: str = "card", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("role", role)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """A click inside."""
+        if event.button() == Qt.MouseButton.LeftButton and self.rect().contains(event.position().toPoint()):
+            self.clicked.emit()
+        super().mouseReleaseEvent(event)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Enter or Space."""
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space):
+            self.clicked.emit()
+        else:
+            super().keyPressEvent(event)
+
+    def enterEvent(self, event: QEnterEvent) -> None:
+        """Hover."""
+        set_property(self, "hover", "true")
+        super().enterEvent(event)
+
+    def leaveEvent(self, event: QEvent) -> None:
+        """No hover."""
+        set_property(self, "hover", "false")
+        super().leaveEvent(event)
+
+
+class FlowLayout(QLayout):
+    """Widgets in lines, as words are."""
+
+    def __init__(self, parent: QWidget | None = None, gap: int = 4, line_gap: int | None = None) -> None:
+        super().__init__(parent)
+        self._items: list[QLayoutItem] = []
+        self._line_gap = gap if line_gap is None else line_gap
+        self.setSpacing(gap)
+        self.setContentsMargins(0, 0, 0, 0)
+
+    def addItem(self, item: QLayoutItem) -> None:
+        """Append."""
+        self._items.append(item)
+
+    def insert_widget(self, index: int, widget: QWidget) -> None:
+        """Insert a widget before the item at ``index``."""
+        self.addWidget(widget)
+        self._items.insert(index, self._items.pop())
+        self.invalidate()
+
+    def count(self) -> int:
+        """Number of items."""
+        return len(self._items)
+
+    def itemAt(self, index: int) -> QLayoutItem | None:
+        """The item at an index."""
+        return self._items[index] if 0 <= index < len(self._items) else None
+
+    def takeAt(self, index: int) -> QLayoutItem | None:
+        """Remove the item at an index."""
+        return self._items.pop(index) if 0 <= index < len(self._items) else None
+
+    def expandingDirections(self) -> Qt.Orientation:
+        """None."""
+        return Qt.Orientation(0)
+
+    def hasHeightForWidth(self) -> bool:
+        """Lines break."""
+        return True
+
+    def heightForWidth(self, width: int) -> int:
+        """Height of all lines."""
+        return self._arrange(QRect(0, 0, width, 0), move=False)
+
+    def setGeometry(self, rect: QRect) -> None:
+        """Place the widgets."""
+        super().setGeometry(rect)
+        self._arrange(rect, move=True)
+
+    def sizeHint(self) -> QSize:
+        """Smallest size."""
+        return self.minimumSize()
+
+    def minimumSize(self) -> QSize:
+        """The widest item."""
+        size = QSize()
+        for item in self._items:
+            size = size.expandedTo(item.minimumSize())
+        m = self.contentsMargins()
+        return size + QSize(m.left() + m.right(), m.top() + m.bottom())
+
+    def _arrange(self, rect: QRect, *, move: bool) -> int:
+        m = self.contentsMargins()
+        inner = rect.adjusted(m.left(), m.top(), -m.right(), -m.bottom())
+        x, y, tall = inner.x(), inner.y(), 0
+        for item in self._items:
+            widget = item.widget()
+            if widget is not None and widget.isHidden():
+                continue
+            hint = item.sizeHint()
+            if x > inner.x() and x + hint.width() > inner.right() + 1:
+                x, y, tall = inner.x(), y + tall + self._line_gap, 0
+            if move:
+                item.setGeometry(QRect(QPoint(x, y), hint))
+            x += hint.width() + self.spacing()
+            tall = max(tall, hint.height())
+        return y + tall - rect.y() + m.bottom()

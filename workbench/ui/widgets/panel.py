@@ -1,0 +1,77 @@
+"""A panel: surface, one border, a header with a section title; and a frame for scrolling content."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
+
+from workbench.ui.widgets.controls import label, line
+
+
+class Panel(QFrame):
+    """A panel with an optional header.
+
+    Attributes:
+        header: the header's row; widgets added to it come after the stretch, at the right.
+        body: the layout below it, without margins on top of the panel's side padding (see ``padding``).
+    """
+
+    def __init__(
+        self,
+        title: str = "",
+        *,
+        beside: str = "",
+        header_height: int = 48,
+        padding: int = 16,
+        rule: bool = False,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "panel")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(1, 1, 1, 1)
+        column.setSpacing(0)
+        self._title = label(title, "section")
+        self._beside = label(beside, "secondary")
+        head = QWidget()
+        head.setFixedHeight(header_height)
+        self.header = QHBoxLayout(head)
+        self.header.setContentsMargins(16, 0, 16, 0)
+        self.header.setSpacing(8)
+        self.header.addWidget(self._title)
+        self.header.addWidget(self._beside)
+        self.header.addStretch(1)
+        head.setVisible(bool(title))
+        column.addWidget(head)
+        if rule:
+            column.addWidget(line())
+        self.body = QVBoxLayout()
+        self.body.setContentsMargins(padding, 0 if title else padding, padding, padding)
+        self.body.setSpacing(8)
+        column.addLayout(self.body, 1)
+        self.setAccessibleName(title)
+
+    def set_title(self, title: str) -> None:
+        """Another title."""
+        self._title.setText(title)
+        self.setAccessibleName(title)
+
+    def set_beside(self, text: str) -> None:
+        """What stands beside the title, e.g. a count."""
+        self._beside.setText(text)
+
+    def add_to_header(self, widget: QWidget) -> None:
+        """Put a control at the right of the header."""
+        self.header.addWidget(widget)
+
+
+def scroll(content: QWidget, parent: QWidget | None = None) -> QScrollArea:
+    """A frameless vertical scroll area round ``content``."""
+    area = QScrollArea(parent)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    content.setProperty("role", "content")
+    area.setWidget(content)
+    return area
