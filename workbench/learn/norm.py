@@ -107,7 +107,7 @@ class Norm2d(nn.Module):
             policy.record[self.path] = Moments(mean, var, count)
             return self._affine(x, mean, var)
         # The fused kernel writes what it measured into its running buffers: with momentum 1 exactly the batch's.
-        mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
+        mean, var = torch.zeros_like(self.weight.detach()), torch.ones_like(self.weight.detach())
         out = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
         policy.record[self.path] = Moments(mean, var * ((count - 1) / count), count)
         return out

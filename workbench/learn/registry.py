@@ -92,7 +92,8 @@ class BackboneInfo:
     def build(self, channels: int, size: int, gen: Generator) -> nn.Module:
         """A network of its own with fresh values from ``gen``, in eval mode."""
         module = self.skeleton(channels, size)
-        return functional.frozen(module, *functional.initial(module, gen))
+        params, buffers = functional.initial(module, gen)
+        return functional.frozen(module, {**params, **buffers})
 
     def parameters(self, channels: int, size: int) -> int:
         """How many numbers are learnt."""

@@ -8,7 +8,8 @@ centre::
     z_qk = -s * |f(q) - c_k|^2                                         [Q, N]
     loss = cross entropy(z, labels of the queries)
 
-Nothing is fitted on a new task: its centres are computed, and the classifier ``2s c_k, -s |c_k|^2`` is a linear layer.
+Nothing is fitted on a new task: its centres are computed, and the classifier ``2s c_k, -s |c_k|^2`` is a linear
+layer.
 
 Mistakes that are easily made here, and not made:
 
@@ -145,7 +146,7 @@ class ProtoNet:
 
     def trunk(self, s: State) -> nn.Module:
         """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under(s.learned), functional.under(s.memory))
+        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
 
     def deploy(self, s: State, a: Adapted) -> Deployed:
         """The trunk and the linear layer that equals the distances."""

@@ -1,7 +1,8 @@
 """Conv-4: four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling; the network of most few-shot papers.
 
-``[B, C, H, W] -> [B, filters * (H // 16) * (W // 16)]``: 28 pixels give 64 features, 84 pixels give 1600 (64 filters).
-The convolutions have no bias, since the batch norm behind them would cancel it. Vinyals et al. 2016 (arXiv 1606.04080).
+``[B, C, H, W] -> [B, filters * (H // 16) * (W // 16)]``: 28 pixels give 64 features, 84 pixels give 1600 (64
+filters). The convolutions have no bias, since the batch norm behind them would cancel it. Vinyals et al. 2016 (arXiv
+1606.04080).
 """
 
 from __future__ import annotations

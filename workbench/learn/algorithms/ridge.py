@@ -1,0 +1,133 @@
+"""A ridge classifier on frozen features: the plain baseline that every meta-learner has to beat.
+
+The trunk is not trained here: it holds pretrained weights, or those that other knowledge was trained to, or fresh ones.
+A new task costs one pass over its examples and a closed form (Bertinetto et al. 2019, arXiv 1805.08136; Tian et al.
+2020, arXiv 2003.11539, for the strength of such heads)::
+
+    x_i = f(picture_i) / |f(picture_i)|                                   [S, D]
+    W   = argmin sum_i a_i |x_i W - onehot(y_i)|^2 + strength |W|^2       [D, N]
+    z   = scale * x W                                                     [B, N]
+
+``a_i`` lets every class count alike when their numbers of examples differ. There is no bias: with every class counting
+alike it would be the same for all. Batch norm uses the trunk's running statistics, so features depend on their picture
+alone and can be kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
+from workbench.core.params import param
+from workbench.core.values import AlgorithmInfo
+from workbench.learn import functional, heads, registry
+from workbench.learn.protocol import (
+    Adapted,
+    At,
+    Deployed,
+    OnStep,
+    Phase,
+    Setting,
+    SourceSummary,
+    State,
+    StepResult,
+    Support,
+)
+
+if TYPE_CHECKING:
+    from workbench.data.episodes import Episodes
+
+
+@registry.register
+class Ridge:
+    """Closed-form ridge head on a trunk that stays as it is; see the module."""
+
+    info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
+        key="ridge",
+        title="Ridge head on frozen features",
+        family="transfer baseline",
+        paper="Tian et al. 2020, arXiv 2003.11539; Bertinetto et al. 2019, arXiv 1805.08136",
+        summary="Keeps a trained network as it is and solves for a linear classifier; nothing is trained beforehand.",
+        tags=frozenset({"any-way", "cacheable"}),
+    )
+
+    @dataclass(frozen=True, slots=True)
+    class Params:
+        """Hyperparameters."""
+
+        strength: float = param(0.5, low=1e-6, high=1e4, step=0.1, help="How strongly the weights are held near zero.")
+        scale: float = param(10.0, low=0.1, high=1000.0, step=1.0, help="Factor from the fit to logits.")
+
+    def __init__(self, p: Params, setting: Setting) -> None:
+        self.p = p
+        self.setting = setting
+        backbone = registry.backbone(setting.backbone)
+        self.network = backbone.skeleton(setting.channels, setting.size)
+        self.features = backbone.embedding_size(setting.channels, setting.size)
+
+    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
+        """Nothing to train."""
+        return ()
+
+    def init(self, gen: Generator) -> State:
+        """The pretrained trunk, or a fresh one."""
+        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
+        return State(functional.named(trunk), functional.named(buffers))
+
+    def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
+        """Never asked for.
+
+        Raises:
+            WorkbenchError: always.
+        """
+        raise WorkbenchError("Nothing was trained", "a ridge head has nothing to train", "Choose another algorithm")
+
+    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
+        """Nothing to do."""
+        return s
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        s: State,
+        support: Support,
+        ctx: Context,
+        *,
+        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
+        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
+    ) -> Adapted:
+        """The classifier ``weight [N, D]``."""
+        ctx.check()
+        x = self._features(s, support.x) if support.features is None else support.features
+        targets = heads.one_hot(support.y, support.ways, x)
+        weights = heads.balanced(support.y, support.ways, x)
+        return Adapted({"weight": heads.ridge(x, targets, self.p.strength, weights).T.contiguous()}, support.ways)
+
+    @torch.no_grad()
+    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
+        """``[B, N]``."""
+        return F.linear(self._features(s, x), self.p.scale * a.tensors["weight"])
+
+    @torch.no_grad()
+    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
+        """``[B, D]``, of length 1."""
+        return self._features(s, x)
+
+    def trunk(self, s: State) -> nn.Module:
+        """The network with its running statistics, its features brought to length 1."""
+        return heads.Normalised(functional.frozen(self.network, functional.under({**s.learned, **s.memory})))
+
+    def deploy(self, s: State, a: Adapted) -> Deployed:
+        """The trunk and the linear layer."""
+        weight = self.p.scale * a.tensors["weight"]
+        return Deployed(self.trunk(s), heads.LinearHead(weight, weight.new_zeros(len(weight))))
+
+    def _features(self, s: State, x: Tensor) -> Tensor:
+        out = functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
+        return F.normalize(out, dim=1)
