@@ -24,6 +24,7 @@ from workbench.services import jobs
 from workbench.services.teach import TeachResult
 from workbench.ui import theme
 from workbench.ui.lanes import Job, Lanes
+from workbench.ui.widgets.thumbs import Thumbs
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class AppState(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.lanes = Lanes(self)
+        self.thumbs = Thumbs(self)
         self.project: OpenProject | None = None
         self.project_path = paths.scratch_project()
         self.tasks: tuple[Task, ...] = ()

@@ -30,10 +30,10 @@ _MOVES = (QEvent.Type.Move, QEvent.Type.Resize, QEvent.Type.Hide, QEvent.Type.Sh
 
 
 class FocusRing(QWidget):
-    """The ring of one window; its parent.
+    """The ring of the window that is its parent.
 
-    A widget may say ``focusRing = false`` (it draws its own focus), or have a method ``focus_rect()`` for the part of it
-    that the ring goes round. Item views draw their own.
+    A widget may say ``focusRing = false`` (it draws its own focus), or have a method ``focus_rect()`` for the part
+    of it that the ring goes round. Item views draw their own.
     """
 
     def __init__(self, window: QWidget) -> None:

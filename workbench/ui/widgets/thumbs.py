@@ -1,0 +1,210 @@
+"""Thumbnails for the window: asked for while painting, decoded on two pool threads, kept in a bounded cache."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, QRectF, QSize, Qt, QThreadPool, Signal, Slot
+from PySide6.QtGui import QColor, QGuiApplication, QImage, QPainter, QPainterPath, QPaintEvent, QPen, QPixmap
+from PySide6.QtWidgets import QWidget
+
+from workbench.core.errors import WorkbenchError
+from workbench.core.values import ImageRef
+from workbench.ui import theme
+
+if TYPE_CHECKING:
+    from workbench.data.thumbnails import ThumbnailStore
+
+log = logging.getLogger(__name__)
+
+_CACHE_BYTES = 64 << 20
+_THREADS = 2
+_WAITING = 600  # what was asked for longer ago has been scrolled away; it is asked for again when it is painted again
+_SIDES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # few sizes on disk, so that a zoom finds them again
+
+
+class Thumbs(QObject):
+    """Thumbnails by content.
+
+    Signals:
+        ready(str): the picture with this hash can be had now (or will never be).
+    """
+
+    ready = Signal(str)
+    _decoded = Signal(str, str, QImage)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._cache: OrderedDict[str, QPixmap] = OrderedDict()
+        self._bytes = 0
+        self._asked: set[str] = set()
+        self._failed: set[str] = set()
+        self._waiting: deque[tuple[str, ImageRef, int]] = deque()
+        self._lock = threading.Lock()
+        self._running = 0
+        self._closed = False
+        self._store: ThumbnailStore | None = None
+        self._pool = QThreadPool(self)
+        self._pool.setMaxThreadCount(_THREADS)
+        self._pool.setStackSize(16 << 20)
+        self._pool.setExpiryTimeout(5000)
+        self._decoded.connect(self._take, Qt.ConnectionType.QueuedConnection)
+
+    def pixmap(self, image: ImageRef, side: int, *, crop: bool = True) -> QPixmap | None:
+        """The picture as a square of ``side`` logical pixels (cut at the centre), or within it (``crop`` false).
+
+        Returns:
+            ``None`` while it is being decoded; ``ready`` then tells the hash. Never decodes here.
+        """
+        app = QGuiApplication.instance()
+        scale = app.devicePixelRatio() if isinstance(app, QGuiApplication) else 1.0
+        pixels = max(8, math.ceil(side * scale))
+        key = f"{image.sha256}:{pixels}:{int(crop)}"
+        found = self._cache.get(key)
+        if found is not None:
+            self._cache.move_to_end(key)
+            return found
+        if image.sha256 in self._failed or self._closed:
+            return None
+        if key not in self._asked:
+            self._asked.add(key)
+            with self._lock:
+                self._waiting.append((key, image, pixels))
+                if len(self._waiting) > _WAITING:
+                    self._asked.discard(self._waiting.popleft()[0])
+                start = self._running < _THREADS
+                self._running += int(start)
+            if start:
+                self._pool.start(self._work)
+        return None
+
+    def failed(self, image: ImageRef) -> bool:
+        """Whether the picture could not be decoded."""
+        return image.sha256 in self._failed
+
+    def close(self) -> None:
+        """Forget what waits and let the threads end."""
+        self._closed = True
+        with self._lock:
+            self._waiting.clear()
+        self._pool.waitForDone()
+        if self._store is not None:
+            self._store.close()
+
+    # ---- on the pool's threads -------------------------------------------------------------------
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                key, image, pixels = self._waiting.pop()  # the newest wish is what is on the screen
+            made = QImage()
+            try:
+                made = self._decode(image, pixels, crop=key.endswith(":1"))
+            except WorkbenchError as error:
+                log.info("%s", error)
+            except Exception:
+                log.exception("no thumbnail of %s", image.sha256)
+            with contextlib.suppress(RuntimeError):  # the window is gone
+                self._decoded.emit(key, image.sha256, made)
+
+    def _decode(self, image: ImageRef, pixels: int, *, crop: bool) -> QImage:
+        from workbench.data.thumbnails import ThumbnailStore
+
+        with self._lock:
+            if self._store is None:
+                self._store = ThumbnailStore()
+        long, short = max(image.width, image.height, 1), max(min(image.width, image.height), 1)
+        wanted = math.ceil(pixels * min(long / short, 4.0)) if crop else pixels
+        side = next((s for s in _SIDES if s >= wanted), _SIDES[-1])
+        found = QImage.fromData(self._store.thumbnail(image, side))
+        smooth = Qt.TransformationMode.SmoothTransformation
+        if not crop:
+            if max(found.width(), found.height()) <= pixels:
+                return found
+            return found.scaled(pixels, pixels, Qt.AspectRatioMode.KeepAspectRatio, smooth)
+        found = found.scaled(pixels, pixels, Qt.AspectRatioMode.KeepAspectRatioByExpanding, smooth)
+        return found.copy((found.width() - pixels) // 2, (found.height() - pixels) // 2, pixels, pixels)
+
+    # ---- in the window's thread ------------------------------------------------------------------
+    @Slot(str, str, QImage)
+    def _take(self, key: str, sha256: str, image: QImage) -> None:
+        self._asked.discard(key)
+        if image.isNull():
+            self._failed.add(sha256)
+        else:
+            made = QPixmap.fromImage(image)
+            self._cache[key] = made
+            self._bytes += _size(made)
+            while self._bytes > _CACHE_BYTES and len(self._cache) > 1:
+                self._bytes -= _size(self._cache.popitem(last=False)[1])
+        self.ready.emit(sha256)
+
+
+def _size(pixmap: QPixmap) -> int:
+    return pixmap.width() * pixmap.height() * 4
+
+
+def draw_thumb(
+    painter: QPainter, rect: QRectF, pixmap: QPixmap | None, radius: float = 4.0, *, failed: bool = False
+) -> None:
+    """Draw a thumbnail with round corners into ``rect``, or its placeholder; for delegates too."""
+    t = theme.tokens()
+    painter.save()
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+    path = QPainterPath()
+    path.addRoundedRect(rect, radius, radius)
+    if pixmap is None:
+        painter.fillPath(path, QColor(t.bad_soft if failed else t.hairline))
+    else:
+        painter.setClipPath(path)
+        painter.drawPixmap(rect, pixmap, QRectF(pixmap.rect()))
+        painter.setClipping(False)
+        edge = QColor(t.text)
+        edge.setAlphaF(0.10)
+        painter.setPen(QPen(edge, 1))
+        painter.drawRoundedRect(rect.adjusted(0.5, 0.5, -0.5, -0.5), radius, radius)
+    painter.restore()
+
+
+class Thumb(QWidget):
+    """One thumbnail as a widget."""
+
+    def __init__(self, thumbs: Thumbs, image: ImageRef | None, side: int, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._thumbs, self._image = thumbs, image
+        self.setFixedSize(side, side)
+        self.setAccessibleName("" if image is None else image.name)
+        thumbs.ready.connect(self._ready)
+
+    def set_image(self, image: ImageRef | None) -> None:
+        """Another picture."""
+        self._image = image
+        self.setAccessibleName("" if image is None else image.name)
+        self.update()
+
+    def image(self) -> ImageRef | None:
+        """The picture shown."""
+        return self._image
+
+    def sizeHint(self) -> QSize:
+        """Its fixed size."""
+        return self.size()
+
+    def _ready(self, sha256: str) -> None:
+        if self._image is not None and self._image.sha256 == sha256:
+            self.update()
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """The picture or its placeholder."""
+        if self._image is None:
+            return
+        found = self._thumbs.pixmap(self._image, self.width())
+        draw_thumb(QPainter(self), QRectF(self.rect()), found, failed=self._thumbs.failed(self._image))
