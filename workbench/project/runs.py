@@ -1,8 +1,8 @@
 """Training runs on disk.
 
-``runs/<id>/`` holds ``request.json`` (written once), ``run.json`` (how it stands), ``metrics.jsonl`` and checkpoints. Ids
-begin with a number that counts up, so runs are ordered by it and not by a clock. A run whose process is gone is shown as
-interrupted. Every id is new: several processes may train into one project without a lock.
+``runs/<id>/`` holds ``request.json`` (written once), ``run.json`` (how it stands), ``metrics.jsonl`` and checkpoints.
+Ids begin with a number that counts up, so runs are ordered by it and not by a clock. A run whose process is gone is
+shown as interrupted. Every id is new: several processes may train into one project without a lock.
 """
 
 from __future__ import annotations
