@@ -25,18 +25,20 @@ class Tiny(nn.Module):
         self.conv = nn.Conv2d(channels, 4, 3, 2, 1)
         self.norm = nn.BatchNorm2d(4)
         for p in self.conv.parameters():
-            p.data = torch.randn(p.shape, generator=gen)
+            p.data = torch.randn(p.shape, generator=gen) * 0.2
         self.register_buffer("mean", torch.full((1, channels, 1, 1), 0.5))
         self.register_buffer("std", torch.full((1, channels, 1, 1), 0.25), persistent=False)
-        self.prototypes = nn.Parameter(torch.rand(classes, 16, generator=gen) * 2)
+        self.prototypes = nn.Parameter(torch.zeros(classes, 16))
         self.eval()
+        with torch.no_grad():  # one flat colour per class
+            self.prototypes.copy_(self(torch.rand(classes, channels, 1, 1, generator=gen).expand(-1, -1, 16, 16))[3])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = torch.relu(self.norm(self.conv((image - self.mean) / self.std)))
         f = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
         d = (f * f).sum(1, keepdim=True) - 2 * f @ self.prototypes.T + (self.prototypes**2).sum(1)
         distance = d.min(1).values.clamp_min(0).sqrt()
-        none = torch.sigmoid((distance - 3.5) * 4)[:, None]
+        none = torch.sigmoid((distance - 1.5) * 2)[:, None]
         return -d, torch.cat([(-d).softmax(1) * (1 - none), none], 1), distance, f
 
 
