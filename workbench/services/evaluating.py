@@ -9,9 +9,8 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.values import Role, Task
 from workbench.data.episodes import Sampler
 from workbench.data.scan import scan
-from workbench.learn.evaluate import Evaluation, freeze
 from workbench.learn.evaluate import evaluate as run_evaluation
-from workbench.learn.evaluate import paired as paired_difference
+from workbench.learn.evaluate import freeze, mean_ci95
 from workbench.learn.protocol import Setting, generator
 from workbench.learn.registry import create
 from workbench.project.library import Library
@@ -90,8 +89,5 @@ def paired(a: Evaluated, b: Evaluated) -> dict[str, float]:
     """
     if a.row["episodes_sha256"] != b.row["episodes_sha256"]:
         raise ValueError("paired differences need the same frozen episodes")
-    difference, ci95 = paired_difference(a.per_episode, b.per_episode)
+    difference, ci95 = mean_ci95([x - y for x, y in zip(a.per_episode, b.per_episode, strict=True)])
     return {"difference": difference, "ci95": ci95}
-
-
-__all__ = ["Evaluation", "evaluate", "evaluate_on", "paired"]

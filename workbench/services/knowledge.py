@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import threading
 from collections import OrderedDict
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.context import Context
+from workbench.core.paths import cache_home
 from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Preprocess, SourceInfo
 from workbench.data.read import pixels
 from workbench.learn.features import FeatureCache, features, trunk_digest
@@ -23,6 +25,16 @@ from workbench.transfer.represent import Representation, represent
 
 UNTRAINED = "No transfer"
 _KEPT = 12
+
+
+@functools.lru_cache(maxsize=2)
+def _features_under(root: Path) -> FeatureCache:
+    return FeatureCache(root)
+
+
+def feature_cache() -> FeatureCache:
+    """The features that were computed before, in memory and on disk; one per cache folder."""
+    return _features_under(cache_home() / "features")
 
 
 @dataclass(frozen=True, slots=True)

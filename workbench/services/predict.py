@@ -17,7 +17,7 @@ from workbench.core.paths import display
 from workbench.core.values import ImageRef, Prediction, Problem
 from workbench.data.read import image_ref, read_bytes
 from workbench.data.scan import scan
-from workbench.learn.features import FeatureCache
+from workbench.services.knowledge import feature_cache
 from workbench.services.models import OpenModel, open_model
 from workbench.services.requests import Applied, ApplyRequest
 from workbench.services.teaching import predict
@@ -85,7 +85,7 @@ def apply(request: ApplyRequest, project: Path, ctx: Context) -> Applied:  # noq
 
 def predict_images(model: OpenModel, images: tuple[ImageRef, ...], ctx: Context) -> tuple[Prediction, ...]:
     """Answers for pictures, in batches, with progress and cancel."""
-    cache = FeatureCache()
+    cache = feature_cache()
     out: list[Prediction] = []
     ctx.status("Predicting")
     begun = time.monotonic()

@@ -247,7 +247,7 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
         JobCancelledError: a newer edit came.
     """
     begun = time.monotonic()
-    cache = FeatureCache()
+    cache = known.feature_cache()
     taught, seen = adapt_to(request.classes, project, request.choice, cache, ctx)
     images = tuple(i for c in request.classes for i in c.images)
     gradient = "gradient-based" in taught.seen.knowledge.algorithm.info.tags

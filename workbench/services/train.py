@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,15 +31,15 @@ from workbench.data.cache import decoded
 from workbench.data.episodes import Sampler
 from workbench.data.source import Source, mean_std, source_from, split_validation
 from workbench.learn.calibrate import fit_temperature, prototypes, spread
-from workbench.learn.checkpoint import has_checkpoint
 from workbench.learn.engine import Outcome, Plan
 from workbench.learn.engine import train as run_engine
 from workbench.learn.features import trunk_digest
-from workbench.learn.protocol import Algorithm, Setting, SourceSummary, State, Support, generator
+from workbench.learn.protocol import Algorithm, Setting, State, Support, generator
 from workbench.learn.registry import algorithms, create
 from workbench.project import runs
 from workbench.project.library import Library, new_id
 from workbench.services import knowledge as known
+from workbench.services.devices import check_device
 from workbench.services.weights import weights_for
 
 _CALIBRATION_EPISODES = 100
@@ -202,12 +203,8 @@ def _go(request: TrainRequest, project: Path, run: RunId, folder: Path, ctx: Con
 
 
 def _learn(request: TrainRequest, prepared: Prepared, folder: Path, ctx: Context) -> Outcome:
-    plan = Plan(episodes=request.episodes, minutes=request.minutes, seed=request.seed, device=request.device)
-    summary = SourceSummary(
-        tuple(len(s.class_names) for s in prepared.sources), sum(s.images for s in prepared.sources)
-    )
-    if not prepared.algorithm.phases(summary) and not has_checkpoint(folder):
-        ctx.status("Nothing to train: reading the features")
+    kind: Literal["classes", "images"] = "images" if prepared.validation_kind == "images" else "classes"
+    plan = Plan(request.episodes, request.minutes, request.seed, check_device(request.device), kind)
     return run_engine(prepared.algorithm, prepared.sampler, prepared.validation, plan, ctx, folder)
 
 
