@@ -6,9 +6,11 @@ Every file operation goes through :data:`ops`, so a test can fail the n-th one f
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,12 +46,17 @@ class Ops:
 
     def link(self, src: Path, dst: Path) -> None:
         """Keep ``src`` under a second name (hard link, or a copy where links are not to be had)."""
-        with contextlib.suppress(FileNotFoundError):
-            dst.unlink()
+        side = _side_name(dst)
+        side.unlink(missing_ok=True)
         try:
-            os.link(src, dst)
-        except (OSError, NotImplementedError):
-            shutil.copy2(src, dst)
+            try:
+                os.link(src, side)
+            except (OSError, NotImplementedError):
+                shutil.copy2(src, side)
+            side.replace(dst)
+        finally:
+            # renaming one of two links of a file onto the other leaves both
+            side.unlink(missing_ok=True)
 
     def replace(self, src: Path, dst: Path) -> None:
         """Rename over the target."""
@@ -62,6 +69,10 @@ class Ops:
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
+        except OSError as error:
+            # some network file systems cannot flush a folder; the files in it were flushed by themselves
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(fd)
 
@@ -89,7 +100,7 @@ def save(path: Path, data: bytes, *, keep_previous: bool = True) -> str:
     """
     path = Path(path)
     digest = hashlib.sha256(data).hexdigest()
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    temporary = _side_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = ops.open(temporary)
@@ -109,8 +120,17 @@ def save(path: Path, data: bytes, *, keep_previous: bool = True) -> str:
     except OSError as error:
         with contextlib.suppress(OSError):
             ops.unlink(temporary)
-        raise StorageError(f"{path} was not written", _reason(error, path), "Free some space or choose another folder") from error
+        raise StorageError(
+            f"{path} was not written", _reason(error, path), "Free some space or choose another folder"
+        ) from error
     return digest
+
+
+def _side_name(path: Path) -> Path:
+    """A hidden name beside ``path`` that no other process or thread uses and no file system finds too long."""
+    raw = os.fsencode(path.name)
+    name = path.name if len(raw) <= 180 else hashlib.sha256(raw).hexdigest()
+    return path.with_name(f".{name}-{threading.get_native_id()}.{os.getpid()}.tmp")
 
 
 def _reason(error: OSError, path: Path) -> str:
@@ -155,7 +175,9 @@ def load(path: Path, sha256: str | None = None) -> bytes:
 
 def _previous(path: Path) -> str:
     previous = path.with_name(f"{path.name}.prev")
-    return f"The copy before it is {previous.name}" if previous.exists() else "Restore it from a backup or make it again"
+    return (
+        f"The copy before it is {previous.name}" if previous.exists() else "Restore it from a backup or make it again"
+    )
 
 
 def encode_json(kind: str, version: int, value: Any) -> bytes:
@@ -196,7 +218,9 @@ def decode_json(data: bytes, kind: str, version: int, type_: type[T], where: str
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
         if envelope.kind != kind:
-            raise StorageError(f"{where} was not opened", f"it is a {envelope.kind}, not a {kind}", "Choose another file")
+            raise StorageError(
+                f"{where} was not opened", f"it is a {envelope.kind}, not a {kind}", "Choose another file"
+            )
         if envelope.version > version:
             raise StorageError(
                 f"{where} was not opened",
@@ -205,7 +229,9 @@ def decode_json(data: bytes, kind: str, version: int, type_: type[T], where: str
             )
         return msgspec.json.decode(bytes(envelope.value), type=type_)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # msgspec lets the second one through
-        raise StorageError(f"{where} was not opened", str(error), "Restore it from a backup or make it again") from error
+        raise StorageError(
+            f"{where} was not opened", str(error), "Restore it from a backup or make it again"
+        ) from error
 
 
 def sweep_strays(folder: Path, older_than_seconds: float, now: float) -> list[Path]:

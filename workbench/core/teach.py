@@ -133,7 +133,16 @@ class Choose:
 
 
 Edit = (
-    AddClass | RenameClass | DeleteClass | AddExamples | RemoveExamples | MoveExamples | AddQueries | RemoveQueries | Label | Choose
+    AddClass
+    | RenameClass
+    | DeleteClass
+    | AddExamples
+    | RemoveExamples
+    | MoveExamples
+    | AddQueries
+    | RemoveQueries
+    | Label
+    | Choose
 )
 
 
@@ -150,7 +159,9 @@ def check_name(name: str) -> str:
         raise WorkbenchError("The class was not named", f"the name has {len(name)} characters", "Use at most 100")
     if _FORBIDDEN & set(name) or "/" in name or "\\" in name:
         raise WorkbenchError(
-            "The class was not named", "the name holds a slash or an invisible control character", "Use letters, digits and signs"
+            "The class was not named",
+            "the name holds a slash or an invisible control character",
+            "Use letters, digits and signs",
         )
     return name
 
@@ -163,6 +174,8 @@ def apply(task: TeachTask, edit: Edit) -> TeachTask:
     """
     match edit:
         case AddClass(id_, name, images):
+            if id_ in ("", NONE) or any(c.id == id_ for c in task.classes):
+                raise WorkbenchError("The class was not added", f"the id {id_!r} is taken", "Add it again")
             name = _free_name(task, name)
             return replace(task, classes=(*_without(task.classes, images), TaskClass(name, _unique(images), id_)))
         case RenameClass(id_, name):
@@ -177,12 +190,16 @@ def apply(task: TeachTask, edit: Edit) -> TeachTask:
             own = {i.sha256 for i in task.find(id_).images}
             new = _unique(tuple(i for i in images if i.sha256 not in own))
             classes = _without(task.classes, new)
-            return replace(task, classes=tuple(replace(c, images=c.images + new) if c.id == id_ else c for c in classes))
+            return replace(
+                task, classes=tuple(replace(c, images=c.images + new) if c.id == id_ else c for c in classes)
+            )
         case RemoveExamples(id_, hashes):
             task.find(id_)
             gone = set(hashes)
             kept = {c.id: tuple(i for i in c.images if i.sha256 not in gone) for c in task.classes}
-            return replace(task, classes=tuple(replace(c, images=kept[c.id]) if c.id == id_ else c for c in task.classes))
+            return replace(
+                task, classes=tuple(replace(c, images=kept[c.id]) if c.id == id_ else c for c in task.classes)
+            )
         case MoveExamples(source, target, hashes):
             moving = tuple(i for i in task.find(source).images if i.sha256 in set(hashes))
             return apply(apply(task, RemoveExamples(source, hashes)), AddExamples(target, moving))
@@ -207,7 +224,9 @@ def apply(task: TeachTask, edit: Edit) -> TeachTask:
 def _free_name(task: TeachTask, name: str, besides: ClassId | None = None) -> str:
     name = check_name(name)
     if any(c.name.casefold() == name.casefold() and c.id != besides for c in task.classes):
-        raise WorkbenchError("The class was not named", f"there is already a class called {name}", "Choose another name")
+        raise WorkbenchError(
+            "The class was not named", f"there is already a class called {name}", "Choose another name"
+        )
     return name
 
 

@@ -133,7 +133,7 @@ def _holder(file: Path) -> Holder | None:
     """Who wrote a lock file; ``None`` for one that was cut short, which only a dead process leaves (see ``_guard``)."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Holder)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 

@@ -267,7 +267,7 @@ def read_metrics(folder: Path) -> list[Metric]:
 
 def _lines(data: bytes) -> Iterable[Metric]:
     for line in data.split(b"\n"):
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
             yield msgspec.json.decode(line, type=Metric)
 
 
