@@ -18,6 +18,8 @@ from workbench.services import jobs
 from workbench.services.requests import AdaptRequest, ApplyRequest, EvaluateRequest, ExportRequest
 
 _EPISODES = 400
+_LETTERS = 0.6
+"""Share of the training time for the alphabets; the rest is for the surfaces."""
 _TEACH_SETS = ("characters", "surfaces")
 
 
@@ -29,22 +31,34 @@ def demo(arguments: argparse.Namespace, ctx: Context) -> int:
     found = jobs.scan((str(samples / "alphabets"), str(samples / "surfaces")), ctx)
     alphabets = tuple(t for t in found.tasks if t.name != "surfaces")
     held_out = tuple(t for t in alphabets if t.role is Role.HELD_OUT)
-    request = TrainRequest(
+    command = f"workbench demo --minutes {arguments.minutes:g} --seed {arguments.seed}"
+    letters = TrainRequest(
         sources=alphabets,
-        algorithm="protonet",
-        backbone="conv4",
         ways=(10, 10),
         shots=(1, 5),
         queries=5,
-        minutes=arguments.minutes,
+        minutes=arguments.minutes * _LETTERS,
         across_tasks=True,
         size=28,
         channels="grey",
         seed=arguments.seed,
         name="ProtoNet on the sample alphabets",
-        command=f"workbench demo --minutes {arguments.minutes:g} --seed {arguments.seed}",
+        command=command,
     )
-    trained = jobs.train(request, arguments.project, ctx)
+    trained = jobs.train(letters, arguments.project, ctx)
+    photographs = TrainRequest(
+        sources=tuple(t for t in found.tasks if t.name == "surfaces"),
+        ways=(5, 5),
+        shots=(1, 5),
+        queries=5,
+        minutes=arguments.minutes * (1 - _LETTERS),
+        size=48,
+        channels="rgb",
+        seed=arguments.seed,
+        name="ProtoNet on the sample surfaces",
+        command=command,
+    )
+    trained_surfaces = jobs.train(photographs, arguments.project, ctx)
     jobs.load_runtime(ctx)
     from workbench.services.evaluating import evaluate_on, paired
 
@@ -79,6 +93,7 @@ def demo(arguments: argparse.Namespace, ctx: Context) -> int:
     assert exported is not None, "the characters are among the teach sets"
     value = {
         "train": train_json(trained),
+        "train_surfaces": train_json(trained_surfaces),
         "evaluate_before": measured[True].row,
         "evaluate_after": measured[False].row,
         "gain": paired(measured[False], measured[True]),
@@ -106,7 +121,8 @@ def _scored(classes: tuple[str, ...], predictions: tuple[Any, ...]) -> dict[str,
 def lines(v: dict[str, Any]) -> Iterable[str]:
     """The summary for a person."""
     t, before, after, gain = v["train"], v["evaluate_before"], v["evaluate_after"], v["gain"]
-    yield f"1 Meta-trained ProtoNet on the sample alphabets: {t['episodes']} episodes in {t['seconds']:.0f} s"
+    for one in (t, v["train_surfaces"]):
+        yield f"1 Meta-trained: {one['name']}, {one['episodes']} episodes in {one['seconds']:.0f} s"
     yield (
         f"2 On three alphabets it never saw, 5-way 5-shot over {after['episodes']} episodes: "
         f"{after['accuracy']:.3f} \u00b1 {after['ci95']:.3f}"
