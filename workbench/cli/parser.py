@@ -112,7 +112,9 @@ def build() -> argparse.ArgumentParser:
         "--rotations", action="store_true", help="each class turned by 90, 180, 270 degrees is a class too"
     )
     train.add_argument("--across-tasks", action="store_true", help="draw an episode's classes from all tasks together")
-    train.add_argument("--from", dest="start", default="", metavar="WEIGHTS", help="a weights file to start from")
+    train.add_argument(
+        "--from", dest="start", default="", metavar="ENTRY|WEIGHTS", help="start from an entry's trunk or a file"
+    )
     train.add_argument(
         "--pretrained", action="store_true", help="start from the backbone's pretrained weights on this machine"
     )

@@ -81,7 +81,7 @@ def load_sources(tasks: tuple[Task, ...], p: Preprocess, ctx: Context) -> tuple[
     return tuple(source_from(task, pixels, rows) for task in labelled)
 
 
-def prepare(request: TrainRequest, ctx: Context) -> Prepared:
+def prepare(request: TrainRequest, project: Path, ctx: Context) -> Prepared:
     """Decode, split and bind.
 
     Raises:
@@ -98,7 +98,7 @@ def prepare(request: TrainRequest, ctx: Context) -> Prepared:
     depth = 1 if request.channels == "grey" else 3
     p = Preprocess(request.size, request.channels, mean=(0.5,) * depth, std=(0.5,) * depth)
     sources = load_sources(used, p, ctx)
-    weights = weights_for(request.backbone, request.start, request.pretrained)
+    weights = weights_for(request.backbone, request.start, request.pretrained, project)
     split = split_validation(
         sources,
         request.ways,
@@ -178,7 +178,7 @@ def resume(run_id: str, project: Path, ctx: Context) -> TrainResult:
 def _go(request: TrainRequest, project: Path, run: RunId, folder: Path, ctx: Context) -> TrainResult:
     begun = time.monotonic()
     try:
-        prepared = prepare(request, ctx)
+        prepared = prepare(request, project, ctx)
         outcome = _learn(request, prepared, folder, ctx)
         # what was learnt is kept also when the person stopped the run: the rest is short and must not be cancelled
         closing = Context(seed=ctx.seed, on_change=ctx.on_change)

@@ -15,6 +15,7 @@ from workbench.core import storage
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.learn.registry import Pretrained, backbones
+from workbench.project.library import Library
 from workbench.services.download import download, load_weights_file, weights_path
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -28,18 +29,21 @@ class Weights:
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
-def weights_for(backbone: str, start: str, pretrained: bool) -> Weights:
+def weights_for(backbone: str, start: str, pretrained: bool, project: Path) -> Weights:
     """The weights a run starts from.
 
     Args:
         backbone: key.
-        start: path of a weights file, or "".
+        start: path of a weights file, or an entry (id, name or path), or "".
         pretrained: use the weights that were downloaded or taken from a file for this backbone.
+        project: whose knowledge is looked through first.
 
     Raises:
         WorkbenchError: no such backbone, the weights are not on this machine, or they do not fit.
     """
     pretrained_of(backbone, need=False)
+    if start and not Path(start).is_file():
+        return _of_entry(backbone, start, project)
     if start:
         return Weights(
             fit(backbone, load_weights_file(Path(start), Context())),
@@ -56,6 +60,20 @@ def weights_for(backbone: str, start: str, pretrained: bool) -> Weights:
             "Fetch them with --download, with the button in Train, or give a file with --from",
         )
     return Weights(fit(backbone, load_weights_file(found, Context())), IMAGENET)
+
+
+def _of_entry(backbone: str, start: str, project: Path) -> Weights:
+    library = Library(project)
+    entry, path = library.find(start)
+    if entry.backbone != backbone:
+        why = f"{entry.name} has the backbone {entry.backbone}, not {backbone}"
+        raise WorkbenchError("The run did not start", why, f"Add --backbone {entry.backbone}")
+    tensors = {}
+    for name, array in library.load_tensors(path).items():
+        for prefix in ("learned.trunk.", "memory.trunk."):
+            if name.startswith(prefix):
+                tensors[name.removeprefix(prefix)] = torch.from_numpy(np.array(array))
+    return Weights(tensors, (entry.preprocess.mean, entry.preprocess.std))
 
 
 def pretrained_of(backbone: str, need: bool = True) -> Pretrained:
