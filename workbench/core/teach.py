@@ -132,7 +132,14 @@ class Choose:
     choice: str
 
 
-Edit = (
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several edits that are one for the person: done, taken back and done again together."""
+
+    edits: tuple[SingleEdit, ...]
+
+
+SingleEdit = (
     AddClass
     | RenameClass
     | DeleteClass
@@ -144,6 +151,7 @@ Edit = (
     | Label
     | Choose
 )
+Edit = SingleEdit | Together
 
 
 def check_name(name: str) -> str:
@@ -219,6 +227,10 @@ def apply(task: TeachTask, edit: Edit) -> TeachTask:
             return replace(task, labels=labels)
         case Choose(choice):
             return replace(task, choice=choice)
+        case Together(edits):
+            for one in edits:
+                task = apply(task, one)
+            return task
 
 
 def _free_name(task: TeachTask, name: str, besides: ClassId | None = None) -> str:

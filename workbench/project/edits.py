@@ -9,7 +9,7 @@ import msgspec
 
 from workbench.core import teach
 from workbench.core.errors import StorageError
-from workbench.core.teach import NONE, Edit, TeachTask
+from workbench.core.teach import NONE, Edit, SingleEdit, TeachTask
 from workbench.core.values import ClassId
 from workbench.project.records import ClassRow, ImageRow, Places, class_row, image_ref, image_row, raw, task_class, text
 
@@ -26,6 +26,7 @@ _KINDS: dict[str, type[Any]] = {
         teach.RemoveQueries,
         teach.Label,
         teach.Choose,
+        teach.Together,
     )
 }
 
@@ -43,6 +44,10 @@ def write_edit(edit: Edit, places: Places) -> bytes:
     Raises:
         WorkbenchError: a name cannot be written.
     """
+    return msgspec.json.encode(_plain(edit, places))
+
+
+def _plain(edit: Edit, places: Places) -> dict[str, Any]:
     built: dict[str, Any] = {"edit": type(edit).__name__}
     for field in fields(edit):
         value = getattr(edit, field.name)
@@ -50,8 +55,10 @@ def write_edit(edit: Edit, places: Places) -> bytes:
             value = [image_row(i, places) for i in value]
         elif field.name == "name":
             value = text(value)
+        elif field.name == "edits":
+            value = [_plain(one, places) for one in value]
         built[field.name] = value
-    return msgspec.json.encode(built)
+    return built
 
 
 def read_edit(data: bytes, places: Places) -> Edit:
@@ -61,22 +68,30 @@ def read_edit(data: bytes, places: Places) -> Edit:
         StorageError: of a kind or with fields that are not known here.
     """
     try:
-        built = msgspec.json.decode(data, type=dict[str, Any])
-        kind = _KINDS.get(built.pop("edit", ""))
-        if kind is None or set(built) != {f.name for f in fields(kind)}:
-            raise msgspec.ValidationError("it holds an edit that is not known here")
-        if "images" in built:
-            rows = msgspec.convert(built["images"], tuple[ImageRow, ...])
-            built["images"] = tuple(image_ref(row, places) for row in rows)
-        if "name" in built:
-            built["name"] = raw(built["name"])
-        if "hashes" in built:
-            built["hashes"] = msgspec.convert(built["hashes"], tuple[str, ...])
-        edit: Edit = kind(**built)
+        return _built(msgspec.json.decode(data, type=dict[str, Any]), places)
     except msgspec.MsgspecError as error:
         raise StorageError(
             "The labels were not opened", str(error), "Update the workbench, or restore a backup"
         ) from error
+
+
+def _built(built: dict[str, Any], places: Places) -> Edit:
+    kind = _KINDS.get(built.pop("edit", ""))
+    if kind is None or set(built) != {f.name for f in fields(kind)}:
+        raise msgspec.ValidationError("it holds an edit that is not known here")
+    if "images" in built:
+        rows = msgspec.convert(built["images"], tuple[ImageRow, ...])
+        built["images"] = tuple(image_ref(row, places) for row in rows)
+    if "name" in built:
+        built["name"] = raw(built["name"])
+    if "hashes" in built:
+        built["hashes"] = msgspec.convert(built["hashes"], tuple[str, ...])
+    if "edits" in built:
+        rows_of = msgspec.convert(built["edits"], tuple[dict[str, Any], ...])
+        if any(row.get("edit") == teach.Together.__name__ for row in rows_of):
+            raise msgspec.ValidationError("it holds an edit that is not known here")
+        built["edits"] = tuple(_built(row, places) for row in rows_of)
+    edit: Edit = kind(**built)
     return edit
 
 
@@ -141,6 +156,21 @@ def describe(edit: Edit, before: TeachTask) -> str:
             return f"label {_count(hashes)} {name(id_)}" if id_ else f"take back the label of {_count(hashes)}"
         case teach.Choose(choice):
             return {"auto": "choose the knowledge for me", "none": "transfer nothing"}.get(choice, f"use {choice}")
+        case teach.Together(edits):
+            return _describe_all(edits, before)
+
+
+def _describe_all(edits: tuple[SingleEdit, ...], before: TeachTask) -> str:
+    classes = [e for e in edits if isinstance(e, teach.AddClass)]
+    if len(classes) > 1:
+        return f"add {len(classes)} classes"
+    if edits and all(isinstance(e, teach.Label) for e in edits):
+        labelled = sum(len(e.hashes) for e in edits if isinstance(e, teach.Label))
+        return f"label {labelled} pictures"
+    if not edits:
+        return "nothing"
+    first = describe(edits[0], before)
+    return first if len(edits) == 1 else f"{first} and {len(edits) - 1} more"
 
 
 def _count(pictures: tuple[object, ...]) -> str:
