@@ -92,6 +92,7 @@ class Phase:
         stream: what kind of batch it consumes.
         share: part of the whole budget, all phases add to 1.
         tasks_per_step: episodes per outer step.
+        batch_size: pictures per outer step of the supervised streams; such a step counts as one episode of the budget.
         optimiser: ``adam``, or ``sgd`` (plain, no momentum) for methods whose ``grads`` are already the step to take.
         lr: outer learning rate, by prefix of the learned name ("" matches all; the longest prefix counts).
         weight_decay: of the optimiser.
@@ -110,6 +111,7 @@ class Phase:
     schedule: Literal["constant", "cosine", "halve"] = "cosine"
     frozen: tuple[str, ...] = ()
     clip: float | None = None
+    batch_size: int = 64
 
 
 class At(NamedTuple):

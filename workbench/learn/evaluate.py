@@ -1,0 +1,254 @@
+"""Accuracy over frozen episodes, with its interval; the same list for every method that is compared.
+
+The interval is ``1.96 * std / sqrt(E)`` over episodes: it measures the noise of the episodes, not that of the training.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
+from workbench.data.episodes import Drawn, Sampler, episodes_hash
+from workbench.learn.features import batch_size, embed
+from workbench.learn.protocol import Adapted, Algorithm, State, Support, detach, generator
+
+_Ask = Callable[[Adapted], Tensor]
+_FEATURE_BYTES = 256_000_000
+_BLOCK = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrozenEpisodes:
+    """A list of episodes that stays the same; pictures are made into tensors when they are needed.
+
+    Attributes:
+        sampler: what they were drawn from.
+        drawn: the episodes' ids.
+        sha256: see ``episodes_hash``.
+    """
+
+    sampler: Sampler
+    drawn: tuple[Drawn, ...]
+    sha256: str
+
+    def first(self, count: int) -> FrozenEpisodes:
+        """The first ``count`` of them."""
+        if count >= len(self.drawn):
+            return self
+        return FrozenEpisodes(self.sampler, self.drawn[:count], episodes_hash(self.drawn[:count]))
+
+
+class ByStep(NamedTuple):
+    """Accuracy after an inner step; 0 = before the first."""
+
+    step: int
+    accuracy: float
+    ci95: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        accuracy: mean over episodes.
+        ci95: half the width of its 95 % interval.
+        loss: mean cross entropy of the queries, nats.
+        episodes: how many were evaluated.
+        sha256: hash of exactly these episodes.
+        per_episode: accuracy of each.
+        seconds_per_task: adapting and predicting one task, its share of the features included.
+        by_step: for gradient-based methods, else ().
+    """
+
+    accuracy: float
+    ci95: float
+    loss: float
+    episodes: int
+    sha256: str
+    per_episode: tuple[float, ...]
+    seconds_per_task: float
+    by_step: tuple[ByStep, ...] = ()
+
+
+def freeze(sampler: Sampler, count: int, seed: int) -> FrozenEpisodes:
+    """Draw ``count`` episodes from ``seed`` alone.
+
+    Raises:
+        ValueError: fewer than two, which have no interval.
+    """
+    if count < 2:
+        raise ValueError("an interval needs at least two episodes")
+    gen = generator(seed)
+    drawn = tuple(sampler.pick(gen) for _ in range(count))
+    return FrozenEpisodes(sampler, drawn, episodes_hash(drawn))
+
+
+def mean_ci95(values: Sequence[float]) -> tuple[float, float]:
+    """Mean of at least two figures, and half the width of its 95 % interval."""
+    return statistics.fmean(values), 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def paired(a: Evaluation, b: Evaluation) -> tuple[float, float]:
+    """Mean of ``a - b`` over the same episodes, and half the width of its 95 % interval.
+
+    Raises:
+        WorkbenchError: they were not measured on the same episodes.
+    """
+    if a.sha256 != b.sha256:
+        raise WorkbenchError(
+            "The two were not compared",
+            "they were measured on different episodes",
+            "Evaluate both with the same ways, shots, queries, seed and number of episodes",
+        )
+    return mean_ci95([x - y for x, y in zip(a.per_episode, b.per_episode, strict=True)])
+
+
+def evaluate(
+    algorithm: Algorithm,
+    state: State,
+    frozen: FrozenEpisodes,
+    ctx: Context,
+    device: str = "cpu",
+    *,
+    by_step: bool = True,
+    cached: bool = True,
+    limit: float | None = None,
+) -> Evaluation:
+    """Adapt to each episode's examples and ask about its queries.
+
+    Cacheable methods have each picture's features computed once for all episodes.
+
+    Args:
+        algorithm: bound to its setting.
+        state: what it has learnt, on ``device``.
+        frozen: the episodes.
+        ctx: of the job; checked between forward passes.
+        device: where to compute.
+        by_step: ask about the queries after each inner step of gradient-based methods too.
+        cached: take the fast path where there is one.
+        limit: seconds after which no further episode is begun (two are always done); ``None`` for all of them.
+
+    Raises:
+        JobCancelledError: the person asked to stop.
+    """
+    begun = time.monotonic()
+    state = State(detach(state.learned), detach(state.memory))
+    steps = by_step and "gradient-based" in algorithm.info.tags
+    trunk = algorithm.trunk(state) if cached and "cacheable" in algorithm.info.tags else None
+    answers = _from_pictures(algorithm, state, frozen, ctx, device, steps)
+    if trunk is not None:
+        answers = _from_features(algorithm, state, trunk.eval(), frozen, ctx, device, steps)
+    rights: list[list[float]] = []
+    losses: list[float] = []
+    for drawn, logits in zip(frozen.drawn, answers, strict=False):
+        y = torch.from_numpy(drawn.query_y)
+        rights.append([float((z.argmax(1) == y).double().mean()) for z in logits])
+        losses.append(float(F.cross_entropy(logits[-1], y)))
+        if limit is not None and len(rights) >= 2 and time.monotonic() - begun > limit:
+            break
+    accuracy, ci95 = mean_ci95([r[-1] for r in rights])
+    done = len(rights)
+    deepest = min(len(r) for r in rights) - 1
+    return Evaluation(
+        accuracy,
+        ci95,
+        statistics.fmean(losses),
+        done,
+        frozen.first(done).sha256,
+        tuple(r[-1] for r in rights),
+        (time.monotonic() - begun) / done,
+        tuple(ByStep(j, *mean_ci95([r[j] for r in rights])) for j in range(deepest)) if steps else (),
+    )
+
+
+def _from_pictures(
+    algorithm: Algorithm, state: State, frozen: FrozenEpisodes, ctx: Context, device: str, steps: bool
+) -> Iterator[list[Tensor]]:
+    """Per episode, logits ``[Q, N]`` of the queries: after each inner step where asked for, and at the end."""
+    transductive = "transductive" in algorithm.info.tags
+    for drawn in frozen.drawn:
+        ctx.check()
+        e = frozen.sampler.episode(drawn).to(device)
+        # a transductive method sees all queries together; for the others pieces give the same, and Stop is heeded
+        size = len(e.query_y) if transductive else batch_size(e.query_x.shape[2], e.query_x.shape[3], device)
+
+        def ask(a: Adapted, x: Tensor = e.query_x, size: int = size) -> Tensor:
+            parts = []
+            for piece in torch.split(x, size):
+                ctx.check()
+                with torch.no_grad():
+                    parts.append(algorithm.logits(state, a, piece).cpu())
+            return torch.cat(parts)
+
+        unlabelled = e.query_x if transductive else None
+        yield _adapt(algorithm, state, Support(e.support_x, e.support_y, e.ways), ctx, ask, steps, unlabelled)
+
+
+def _from_features(
+    algorithm: Algorithm,
+    state: State,
+    trunk: nn.Module,
+    frozen: FrozenEpisodes,
+    ctx: Context,
+    device: str,
+    steps: bool,
+) -> Iterator[list[Tensor]]:
+    """The same from features, each picture's computed once as long as they fit."""
+    shape = frozen.sampler.rows.arrays[0].shape[1:]
+    # never looked at; if it were, the answers would be NaN
+    nothing = torch.full((), math.nan, device=device).expand(1, shape[2], *shape[:2])
+    kept: dict[int, Tensor] = {}
+    for start in range(0, len(frozen.drawn), _BLOCK):
+        block = frozen.drawn[start : start + _BLOCK]
+        if kept and len(kept) * next(iter(kept.values())).nbytes > _FEATURE_BYTES:
+            kept.clear()
+        ids = np.unique(np.concatenate([i for d in block for i in (d.support_ids, d.query_ids)]))
+        new = np.asarray([i for i in ids.tolist() if i not in kept], dtype=np.int64)
+        if len(new):
+            rows = embed(
+                trunk,
+                lambda i, j, new=new: frozen.sampler.tensors(new[i:j]).to(device),  # type: ignore[misc]
+                len(new),
+                batch_size(shape[0], shape[1], device),
+                ctx,
+            )
+            kept |= zip(new.tolist(), rows.unbind(), strict=True)
+        for d in block:
+            ctx.check()
+            support_f, query_f = (torch.stack([kept[i] for i in ids.tolist()]) for ids in (d.support_ids, d.query_ids))
+            y = torch.from_numpy(d.support_y).to(device)
+            support = Support(nothing.expand(len(y), *nothing.shape[1:]), y, d.ways, support_f)
+
+            def ask(a: Adapted, f: Tensor = query_f) -> Tensor:
+                with torch.no_grad():
+                    logits: Tensor = algorithm.deploy(state, a).head(f)
+                return logits.cpu()
+
+            yield _adapt(algorithm, state, support, ctx, ask, steps, None)
+
+
+def _adapt(
+    algorithm: Algorithm,
+    state: State,
+    support: Support,
+    ctx: Context,
+    ask: _Ask,
+    steps: bool,
+    unlabelled: Tensor | None,
+) -> list[Tensor]:
+    seen: list[Tensor] = []
+    on_step = (lambda _, a: seen.append(ask(a))) if steps else None
+    adapted = algorithm.adapt(state, support, ctx, unlabelled=unlabelled, on_step=on_step)
+    return [*seen, ask(adapted)]
