@@ -99,31 +99,18 @@ class LinearHead(nn.Module):
         return F.linear(features, self.weight, self.bias)
 
 
-class CosineHead(nn.Module):
-    """``[B, D] -> [B, N]``: cosine similarity to fixed centres times a fixed scale."""
+class UnitLinearHead(nn.Module):
+    """``[B, D] -> [B, N]``: a fixed linear classifier without bias on features divided by their length."""
 
-    centres: Tensor
+    weight: Tensor
 
-    def __init__(self, centres: Tensor, scale: float) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("centres", F.normalize(centres.detach(), dim=1))
-        self.scale = scale
+        self.register_buffer("weight", weight.detach().clone())
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of ``features [B, D]``."""
-        return self.scale * F.linear(F.normalize(features, dim=1), self.centres)
-
-
-class Normalised(nn.Module):
-    """A trunk whose features are divided by their length: ``[B, C, H, W] -> [B, D]``, ``|f| = 1``."""
-
-    def __init__(self, trunk: nn.Module) -> None:
-        super().__init__()
-        self.trunk = trunk
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Unit-length features of ``x``."""
-        return F.normalize(self.trunk(x), dim=1)
+        return F.linear(F.normalize(features, dim=1), self.weight)
 
 
 def _eye(n: int, like: Tensor) -> Tensor:

@@ -124,10 +124,9 @@ class Reptile:
         """Inner training on each task; the pseudo-gradient is minus the mean way they went, times eps."""
         eps = self.p.outer * (1.0 - at.fraction)
         tasks = len(batch.episodes)
-        way = {n: torch.zeros_like(t) for n, t in s.learned.items()}
         squares = {n: torch.zeros_like(t) for n, t in s.memory.items() if n.startswith(SQUARE)}
         buffers = functional.under(s.memory)
-        losses, rights = [], []
+        ends, losses, rights = [], [], []
         correct = None
         for i, episode in enumerate(batch.episodes):
             x = torch.cat([episode.support_x, episode.query_x])
@@ -136,7 +135,7 @@ class Reptile:
             rows = [r.to(y.device) for r in minibatches(len(y), self.p.inner_batch, self.p.inner_steps, gen)]
             start, *steps = self._fit(s, x, y, episode.ways, rows, ctx)
             end = steps[-1]
-            way = {n: w + (end.theta[n] - start.theta[n]) / tasks for n, w in way.items()}
+            ends.append({n: end.theta[n] for n in s.learned})
             squares = {n: q + end.square[n.removeprefix(SQUARE)] / tasks for n, q in squares.items()}
             buffers = norm.running_average(buffers, start.statistics)
             losses += [step.loss for step in steps]
@@ -146,7 +145,8 @@ class Reptile:
                 correct = self._logits(tensors, episode.query_x).argmax(1) == episode.query_y
         metrics = {"loss": sum(losses) / len(losses), "accuracy": sum(rights) / len(rights)}
         memory = {**functional.named(buffers), **squares, COUNT: s.memory[COUNT] + self.p.inner_steps}
-        return StepResult(grads={n: -eps * w for n, w in way.items()}, memory=memory, metrics=metrics, correct=correct)
+        grads = pseudo_gradient(detach(s.learned), ends, eps)
+        return StepResult(grads=grads, memory=memory, metrics=metrics, correct=correct)
 
     def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
         """Nothing to do."""
@@ -249,6 +249,11 @@ class _Fit(NamedTuple):
     statistics: norm.Statistics
     loss: float
     right: float
+
+
+def pseudo_gradient(theta: Tensors, ends: Sequence[Tensors], eps: float) -> Tensors:
+    """``-eps * mean_i (theta_i - theta)``: descending it by 1 moves ``theta`` towards the results ``theta_i``."""
+    return {n: -eps * torch.stack([end[n] - t for end in ends]).mean(0) for n, t in theta.items()}
 
 
 def minibatches(n: int, size: int, count: int, gen: Generator) -> list[Tensor]:

@@ -104,7 +104,8 @@ class Ridge:
     ) -> Adapted:
         """The classifier ``weight [N, D]``."""
         ctx.check()
-        x = self._features(s, support.x) if support.features is None else support.features
+        features = self._features(s, support.x) if support.features is None else support.features
+        x = F.normalize(features, dim=1)
         targets = heads.one_hot(support.y, support.ways, x)
         weights = heads.balanced(support.y, support.ways, x)
         return Adapted({"weight": heads.ridge(x, targets, self.p.strength, weights).T.contiguous()}, support.ways)
@@ -112,22 +113,20 @@ class Ridge:
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
         """``[B, N]``."""
-        return F.linear(self._features(s, x), self.p.scale * a.tensors["weight"])
+        return F.linear(F.normalize(self._features(s, x), dim=1), self.p.scale * a.tensors["weight"])
 
     @torch.no_grad()
     def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, of length 1."""
+        """``[B, D]``, as the trunk gives them."""
         return self._features(s, x)
 
     def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics, its features brought to length 1."""
-        return heads.Normalised(functional.frozen(self.network, functional.under({**s.learned, **s.memory})))
+        """The network with its running statistics; no support set changes it."""
+        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
 
     def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the linear layer."""
-        weight = self.p.scale * a.tensors["weight"]
-        return Deployed(self.trunk(s), heads.LinearHead(weight, weight.new_zeros(len(weight))))
+        """The trunk, and the linear layer on features of length 1."""
+        return Deployed(self.trunk(s), heads.UnitLinearHead(self.p.scale * a.tensors["weight"]))
 
     def _features(self, s: State, x: Tensor) -> Tensor:
-        out = functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
-        return F.normalize(out, dim=1)
+        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
