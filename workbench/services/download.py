@@ -193,7 +193,11 @@ def _open(url: str, have: int) -> Any:
 
     class Careful(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-            _refuse_unsafe(newurl)
+            try:
+                _refuse_unsafe(newurl)
+            except WorkbenchError:
+                fp.close()
+                raise
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     # Built by hand: the default opener would also follow file: and ftp: addresses.
