@@ -11,7 +11,7 @@ def source(name, classes=8, images=12, seed=0, size=8, channels=1):
     for _ in range(classes):
         a = gen.integers(0, 256, (images, size, size, channels), dtype=np.uint8)
         a[:, :2] = np.clip(
-            gen.integers(60, 196, (1, 2, size, channels)) + gen.normal(0, 25, (images, 2, size, channels)), 0, 255
+            gen.integers(20, 236, (1, 2, size, channels)) + gen.normal(0, 25, (images, 2, size, channels)), 0, 255
         )
         arrays.append(a)
     return Source(name, tuple(f"{name}{c}" for c in range(classes)), tuple(arrays))

@@ -159,7 +159,9 @@ def load_checkpoint(folder: Path, device: str = "cpu") -> tuple[Run | None, str]
         return run, f"The newest checkpoint is damaged; going on from the one before it, at episode {run.at.episodes}"
     if damage is not None:
         raise StorageError(
-            "The run was not resumed", f"all its checkpoints are damaged ({damage.what_happened})", "Start it again"
+            "The run was not resumed",
+            f"none of its checkpoints can be used; of the newest, {damage.why}",
+            "Start it again",
         ) from damage
     return None, ""
 
