@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -165,13 +166,12 @@ def _describe_all(edits: tuple[SingleEdit, ...], before: TeachTask) -> str:
     if len(classes) > 1:
         return f"add {len(classes)} classes"
     if edits and all(isinstance(e, teach.Label) for e in edits):
-        labelled = sum(len(e.hashes) for e in edits if isinstance(e, teach.Label))
-        return f"label {labelled} pictures"
+        return f"label {_count([h for e in edits if isinstance(e, teach.Label) for h in e.hashes])}"
     if not edits:
         return "nothing"
     first = describe(edits[0], before)
     return first if len(edits) == 1 else f"{first} and {len(edits) - 1} more"
 
 
-def _count(pictures: tuple[object, ...]) -> str:
+def _count(pictures: Sequence[object]) -> str:
     return "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"

@@ -74,7 +74,7 @@ class Journal:
             self._db = self._open_read_only() if read_only else _connect(file)
             _check(self._db, thorough=thorough)
             self._load(self._db)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:  # a damaged file's messages may not even be text
             self.close()
             raise damaged(file, str(error)) from error
         except StorageError:
@@ -271,7 +271,7 @@ class Journal:
             )
             try:
                 db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            except sqlite3.Error:
+            except (sqlite3.Error, ValueError):
                 db.close()
                 raise
             return db
