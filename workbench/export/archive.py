@@ -154,7 +154,7 @@ def _measure(data: bytes, where: str) -> None:
     if len(data) > TOTAL_LIMIT:
         raise _refused(where, f"it has {len(data) / 1e9:.1f} GB; at most {TOTAL_LIMIT / 1e9:.0f} GB are read")
     at = data.rfind(b"PK\x05\x06", max(0, len(data) - 65_557))
-    if at < 0 or len(data) < at + 22:
+    if at < 0 or len(data) < at + 22 or len(data) != at + 22 + int.from_bytes(data[at + 20 : at + 22], "little"):
         raise _damaged(where, "it is not a zip archive, or its end is missing")
     entries = int.from_bytes(data[at + 10 : at + 12], "little")
     listed = int.from_bytes(data[at + 12 : at + 16], "little")

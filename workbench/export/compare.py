@@ -176,7 +176,8 @@ def compare(expected: Expected, got: Answers) -> Comparison:
 def _largest(a: Array, b: Array) -> float:
     if a.shape != b.shape:
         return float("inf")
-    difference = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        difference = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
     return difference if np.isfinite(difference) else float("inf")
 
 
