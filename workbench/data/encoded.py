@@ -55,7 +55,7 @@ def _file(path: str, accept: Callable[[bytes], object] | None) -> bytes:
                     return head
                 file.seek(0)
             _refuse_large(about.st_size)
-        return file.read(MAX_BYTES)
+        return file.read(about.st_size)
 
 
 def _member(path: str, member: str, accept: Callable[[bytes], object] | None) -> bytes:

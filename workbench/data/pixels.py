@@ -345,9 +345,11 @@ def _declared_length(data: bytes, name: str) -> tuple[int, bool]:
         at = 8
         while at + 8 <= n:
             kind, at = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+            if not kind.isalpha():
+                return 0, False
             if kind == b"IEND":
                 return at, True
-        return max(at, n + 1), False
+        return at, False
     if name in ("AVIF", "HEIF") or (name == "JPEG2000" and data[:4] == b"\0\0\0\x0c"):
         at = 0
         while at + 16 <= n:

@@ -124,8 +124,8 @@ def _interpret(folder: Folder, name: str, root: str, key: str, role: Role, walk:
     if deep and filled and filled < len(deep):
         walk.note(
             folder.where,
-            f"holds {counted(len(deep), 'folder')} of class folders and {filled} of pictures: each of the latter is taken"
-            " as an unlabelled task of its own",
+            f"holds {counted(len(deep), 'folder')} of class folders and {filled} of pictures: each of the latter is"
+            " taken as an unlabelled task of its own",
             "warning",
         )
         classes = [f for f in flat if not f.total]
@@ -138,9 +138,8 @@ def _interpret(folder: Folder, name: str, root: str, key: str, role: Role, walk:
         )
     if folder.own and any(f.total for f in folder.folders):
         beside = "class folders" if filled and classes is flat else "folders"
-        walk.note(
-            folder.where, f"has {folder.own} pictures beside its {beside}: they are taken as unlabelled", "warning"
-        )
+        count = counted(folder.own, "picture")
+        walk.note(folder.where, f"has {count} beside its {beside}, taken as unlabelled", "warning")
     groups = [_class_group(f, walk) for f in classes]
     groups.append(_Group(None, folder.where, folder.files))
     if not key or any(g.files or g.name is not None for g in groups):

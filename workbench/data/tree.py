@@ -127,11 +127,7 @@ class Walk:
         for name, count in skipped.items():
             self.note(shown(path, name), f"is a hidden folder with {counted(count, 'file')}", "ignored")
         settle(root)
-        while not root.files and len(root.folders) == 1 and root.role is None:
-            (inner,) = root.folders
-            inner.name = root.name
-            root = inner
-        return root
+        return _unwrapped(root)
 
     def _fill(self, folder: Folder, depth: int, about: os.stat_result) -> None:
         self.check()
@@ -249,6 +245,17 @@ def settle(root: Folder) -> Folder:
     _count(root, bare=False)
     if not root.total:  # perhaps pictures whose names say nothing
         _count(root, bare=True)
+    return root
+
+
+def _unwrapped(root: Folder) -> Folder:
+    """Without the one folder that archives wrap around everything; a single class folder below that stays a class."""
+    first = True
+    while not root.files and root.role is None and len(root.folders) == 1:
+        (inner,) = root.folders
+        if not first and not inner.folders:
+            break
+        inner.name, root, first = root.name, inner, False
     return root
 
 
