@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.core.context import Context
-from workbench.learn.protocol import Algorithm, State, Support
+from workbench.learn.protocol import Adapted, Algorithm, State, Support
 
 _LOG_TEMPERATURES = torch.linspace(-5.0, 5.0, 201)
 _REJECT_QUANTILE = 0.95
@@ -84,10 +87,22 @@ def reject_threshold(embedding: Tensor, y: Tensor, ways: int, factor: float, fal
     return threshold, _REJECT_WIDTH * threshold
 
 
-def held_out_logits(
-    algorithm: Algorithm, state: State, support: Support, ctx: Context, folds: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Logits of every support example from an adaptation that did not see it.
+class HeldOut(NamedTuple):
+    """What was answered about support examples by adaptations that did not see them.
+
+    Attributes:
+        index: which examples could be left out ``[M]``; none at one example per class.
+        logits: after adapting ``[M, N]``.
+        before: before the first inner step ``[M, N]``, for gradient-based methods, else ``None``.
+    """
+
+    index: Tensor
+    logits: Tensor
+    before: Tensor | None
+
+
+def held_out(algorithm: Algorithm, state: State, support: Support, ctx: Context, folds: int | None = None) -> HeldOut:
+    """Ask about every support example in an adaptation that did not see it.
 
     Each fold leaves out at most one example of every class that has two or more, so that no class disappears; with
     ``folds=None`` every example is left out on its own (leave-one-out).
@@ -98,28 +113,33 @@ def held_out_logits(
         support: ``S`` examples.
         ctx: checked between adaptations.
         folds: number of adaptations to spend, or ``None`` for leave-one-out.
-
-    Returns:
-        ``(logits [M, N], index [M])``: of the examples that could be left out. ``M`` is 0 at one example per class.
     """
-    rows = _left_out(support, folds)
-    logits, index = [], []
-    keep = torch.ones(len(support.y), dtype=torch.bool, device=support.y.device)
-    for out in rows:
+    gradient = "gradient-based" in algorithm.info.tags
+    index, logits, before = [], [], []
+    everyone = torch.ones(len(support.y), dtype=torch.bool, device=support.y.device)
+    for out in _left_out(support, folds):
         ctx.check()
-        mask = keep.clone()
+        mask = everyone.clone()
         mask[out] = False
         features = None if support.features is None else support.features[mask]
-        adapted = algorithm.adapt(state, Support(support.x[mask], support.y[mask], support.ways, features), ctx)
-        if support.features is not None:
-            z = algorithm.deploy(state, adapted).head(support.features[out])
-        else:
-            z = algorithm.logits(state, adapted, support.x[out])
-        logits.append(z.detach())
+        part = Support(support.x[mask], support.y[mask], support.ways, features)
+
+        def ask(adapted: Adapted, out: list[int] = out) -> Tensor:
+            with torch.no_grad():
+                if support.features is not None:
+                    answer: Tensor = algorithm.head(state, adapted)(support.features[out])
+                    return answer
+                return algorithm.logits(state, adapted, support.x[out])
+
+        def first(j: int, adapted: Adapted, ask: Callable[[Adapted], Tensor] = ask) -> None:
+            if j == 0:
+                before.append(ask(adapted))
+
+        logits.append(ask(algorithm.adapt(state, part, ctx, on_step=first if gradient else None)))
         index.append(torch.tensor(out, device=support.y.device))
     if not logits:
-        return support.x.new_zeros((0, support.ways)), support.y.new_zeros(0)
-    return torch.cat(logits), torch.cat(index)
+        return HeldOut(support.y.new_zeros(0), support.x.new_zeros((0, support.ways)), None)
+    return HeldOut(torch.cat(index), torch.cat(logits), torch.cat(before) if before else None)
 
 
 def _left_out(support: Support, folds: int | None) -> list[list[int]]:

@@ -233,7 +233,7 @@ def _from_features(
 
             def ask(a: Adapted, f: Tensor = query_f) -> Tensor:
                 with torch.no_grad():
-                    logits: Tensor = algorithm.deploy(state, a).head(f)
+                    logits: Tensor = algorithm.head(state, a)(f)
                 return logits.cpu()
 
             yield _adapt(algorithm, state, support, ctx, ask, steps, None)

@@ -206,6 +206,10 @@ class Algorithm(Protocol):
         """For cacheable algorithms what no support set changes, ``[B,C,H,W] -> [B,D]``; else ``None``."""
         ...
 
+    def head(self, s: State, a: Adapted) -> nn.Module:
+        """The part behind the trunk, ``[B, D] -> [B, N]``: what cached features go into; cheap to make."""
+        ...
+
     def deploy(self, s: State, a: Adapted) -> Deployed:
         """The adapted network as a plain module in eval mode, folded; all that prediction and export see."""
         ...

@@ -15,8 +15,9 @@ from workbench.project.library import Library
 from workbench.services import models
 from workbench.services.knowledge import feature_cache
 from workbench.services.requests import AdaptRequest
+from workbench.services.survey import survey
 from workbench.services.teach import TeachRequest
-from workbench.services.teaching import adapt_to, estimate_of, survey
+from workbench.services.teaching import adapt_to
 
 
 def adapt(request: AdaptRequest, project: Path, ctx: Context) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _adapt(
     ctx: Context,
 ) -> dict[str, Any]:
     taught, seen = adapt_to(classes, project, choice, feature_cache(), ctx, every_step=False)
-    estimate = estimate_of(taught.seen, len(seen))
+    estimate = taught.seen.estimate(len(seen))
     path = models.write(taught, classes, estimate, models.name_of(out), seed, out, ctx)
     models.remember_pictures(project, path, tuple(i for c in classes for i in c.images) + tuple(queries))
     chosen = next(c for c in taught.candidates if c.chosen)
@@ -108,7 +109,7 @@ def similar(folder: str, project: Path, ctx: Context) -> dict[str, float]:
         WorkbenchError: the folder is not one task of class folders.
     """
     task = one_task(folder, ctx)
-    seen, _ = survey(task.classes, project, "auto", feature_cache(), ctx)
+    seen = survey(task.classes, project, "auto", feature_cache(), ctx)
     return {
         s.knowledge.id: max((v for _, v in s.similarities), default=0.0) for s in seen if s.knowledge.id is not None
     }

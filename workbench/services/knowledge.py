@@ -118,6 +118,7 @@ def load(entry: KnowledgeEntry, path: Path, library: Library) -> Knowledge:
     return knowledge
 
 
+@functools.lru_cache(maxsize=4)
 def untrained(preprocess: Preprocess, backbone: str = "conv4") -> Knowledge:
     """What "no transfer" means: prototypes on a network with random weights (seed 0), which knows nothing."""
     setting = Setting(backbone, preprocess.depth, preprocess.size)

@@ -24,12 +24,14 @@ from workbench.data.pixels import open_image, to_pixels
 from workbench.data.thumbnails import thumbnail
 from workbench.export.model import Manifest, SelfCheck, SupportImage, read_model, write_model
 from workbench.learn.answer import Answering
+from workbench.learn.calibrate import HeldOut
 from workbench.learn.features import trunk_digest
 from workbench.learn.protocol import Adapted, Setting, Support
 from workbench.learn.registry import create
 from workbench.services import knowledge as known
 from workbench.services.knowledge import Knowledge
-from workbench.services.teaching import Seen, Taught
+from workbench.services.survey import Seen
+from workbench.services.teaching import Taught
 
 _THUMBNAIL = 160
 _SELF_CHECKS = 5
@@ -181,7 +183,8 @@ def open_model(path: Path) -> OpenModel:
         None, manifest.provenance.get("knowledge", manifest.name), algorithm, state, manifest.preprocess, digest, ()
     )
     support = Support(embedding, labels, len(manifest.classes), embedding)
-    seen = Seen(knowledge, support, embedding, (), embedding.new_zeros((0, len(manifest.classes))), labels.new_zeros(0))
+    nothing = HeldOut(labels.new_zeros(0), embedding.new_zeros((0, len(manifest.classes))), None)
+    seen = Seen(knowledge, support, embedding, (), nothing, manifest.calibration["temperature"], embedding.new_zeros(0))
     refs = tuple(ImageRef("", s.name, s.sha256, 0, 0, 0) for s in manifest.support)
     return OpenModel(manifest, seen, network, embedding, refs, arrays, thumbnails)
 

@@ -210,10 +210,14 @@ class MAML:
         """Adapting changes every weight: no features can be kept."""
         return
 
-    def deploy(self, s: State, a: Adapted) -> Deployed:  # noqa: ARG002
+    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
+        """The adapted linear layer."""
+        return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
+
+    def deploy(self, s: State, a: Adapted) -> Deployed:
         """The adapted network with the support's statistics frozen in."""
         trunk = functional.frozen(self.network, functional.under(a.tensors))
-        return Deployed(trunk, heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"]))
+        return Deployed(trunk, self.head(s, a))
 
     def _start(self, learned: Tensors, x: Tensor, y: Tensor, ways: int) -> tuple[Tensors, norm.Statistics]:
         """``theta_0`` (``trunk.*``, ``head.weight [N, D]``, ``head.bias [N]``) and the support's statistics there."""

@@ -148,10 +148,14 @@ class ProtoNet:
         """The network with its running statistics; no support set changes it."""
         return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
 
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the linear layer that equals the distances."""
+    def head(self, s: State, a: Adapted) -> nn.Module:
+        """The linear layer that equals the distances."""
         scale = s.learned["scale"].detach().exp()
-        return Deployed(self.trunk(s), heads.LinearHead(*heads.prototype_linear(a.tensors["prototypes"], scale)))
+        return heads.LinearHead(*heads.prototype_linear(a.tensors["prototypes"], scale))
+
+    def deploy(self, s: State, a: Adapted) -> Deployed:
+        """The trunk and the head."""
+        return Deployed(self.trunk(s), self.head(s, a))
 
     def _features(self, s: State, x: Tensor) -> Tensor:
         return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)

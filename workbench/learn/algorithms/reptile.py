@@ -184,10 +184,14 @@ class Reptile:
         """Adapting changes every weight: no features can be kept."""
         return
 
-    def deploy(self, s: State, a: Adapted) -> Deployed:  # noqa: ARG002
+    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
+        """The adapted linear layer."""
+        return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
+
+    def deploy(self, s: State, a: Adapted) -> Deployed:
         """The adapted network with the support's statistics frozen in."""
         trunk = functional.frozen(self.network, functional.under(a.tensors))
-        return Deployed(trunk, heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"]))
+        return Deployed(trunk, self.head(s, a))
 
     def _fit(self, s: State, x: Tensor, y: Tensor, ways: int, rows: Sequence[Tensor], ctx: Context) -> Iterator[_Fit]:
         """The task's network before the first inner step and after each one; ``rows`` are the minibatches."""

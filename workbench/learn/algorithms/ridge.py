@@ -124,9 +124,13 @@ class Ridge:
         """The network with its running statistics; no support set changes it."""
         return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
 
+    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
+        """The linear layer on features of length 1."""
+        return heads.UnitLinearHead(self.p.scale * a.tensors["weight"])
+
     def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk, and the linear layer on features of length 1."""
-        return Deployed(self.trunk(s), heads.UnitLinearHead(self.p.scale * a.tensors["weight"]))
+        """The trunk and the head."""
+        return Deployed(self.trunk(s), self.head(s, a))
 
     def _features(self, s: State, x: Tensor) -> Tensor:
         return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
