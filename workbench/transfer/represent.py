@@ -7,6 +7,7 @@ single picture, and every number can be explained.)
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +20,9 @@ HALF = 0.25
 """Distance (see :func:`distance`) at which the similarity is one half; see the measurements in :func:`similarity`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Representation:
-    """Where a task lies in feature space.
+    """Where a task lies in feature space; equal only to itself, so that distances can be remembered.
 
     Attributes:
         mean: ``[D]`` float32.
@@ -97,6 +98,7 @@ def fold(features: Tensor) -> Tensor:
     return features.new_zeros(len(features), WIDEST).index_add_(1, group, features * sign)
 
 
+@functools.lru_cache(maxsize=2048)  # the distances between the sources of an entry are asked for after every edit
 def distance(task: Representation, source: Representation) -> float:
     """Squared Frechet distance between two tasks as a share of their spread; 0 for identical ones, no upper limit.
 
