@@ -86,6 +86,7 @@ def test_a_folder_that_is_not_a_model_is_left_alone(tmp_path, manifest, tensors,
 def test_every_file_operation_that_fails_leaves_the_old_model(
     tmp_path, manifest, tensors, thumbnails, monkeypatch
 ) -> None:
+    manifest, thumbnails = replace(manifest, support=manifest.support[:1]), thumbnails[:1]
     folder = write_model(tmp_path / "m", manifest, tensors, thumbnails)
     newer = replace(manifest, name="newer")
 
@@ -115,7 +116,7 @@ def test_every_file_operation_that_fails_leaves_the_old_model(
             break
         monkeypatch.setattr(storage, "ops", storage.Ops())
         write_model(folder, manifest, tensors, thumbnails)
-    assert len(failures) > 20
+    assert len(failures) >= 18
     assert all("No space left" in text for text in failures)
     monkeypatch.setattr(storage, "ops", storage.Ops())
     assert read_model(folder)[0].name == "newer"
