@@ -75,6 +75,7 @@ def test_add_folders_scans_in_the_background(state, qtbot, monkeypatch):
     qtbot.waitUntil(lambda: job.over)
     assert state.tasks == (one, two)
     assert state.problems == (problem,)
+    qtbot.waitUntil(lambda: not state.lanes.busy("files"))
     assert state.project.tasks() == state.tasks
     assert state.project.problems() == (problem,)
 
@@ -97,9 +98,35 @@ def test_nothing_found_is_said(state, qtbot, monkeypatch):
     assert said.args[0].detail == "it is empty"
 
 
-def test_roles_are_stored(state):
+def test_a_stopped_scan_keeps_what_was_found(state, qtbot, monkeypatch):
+    def scan(paths, ctx):
+        ctx.event(task("a", "x"))
+        while True:
+            ctx.check()
+
+    monkeypatch.setattr(jobs, "scan", scan)
+    job = state.add_folders(["/a"])
+    qtbot.waitUntil(lambda: bool(state.tasks))
+    assert state.scanning == 1
+    job.cancel()
+    qtbot.waitUntil(lambda: not state.lanes.busy("files"))
+    assert state.scanning == 0
+    assert [t.name for t in state.project.tasks()] == ["a"]
+
+
+def test_closing_at_once_loses_nothing(state, qtbot):
+    state.lanes.submit("files", lambda ctx: qtbot.wait, title="something before it")
+    project = state.project
+    state.set_tasks((task("a", "x"),))
+    state.close_project()
+    assert [t.name for t in project.tasks()] == ["a"]
+    assert project.closed
+
+
+def test_roles_are_stored(state, qtbot):
     state.set_tasks((task("a", "x"), task("b", "x")))
     state.set_role(TaskId("b"), Role.HELD_OUT)
+    qtbot.waitUntil(lambda: not state.lanes.busy("files"))
     assert [t.role for t in state.project.tasks()] == [Role.TRAIN, Role.HELD_OUT]
 
 

@@ -1,6 +1,6 @@
 """The application's style sheet, generated from the tokens; only ``theme.apply`` uses it.
 
-Widgets are told apart by dynamic properties, never by a style sheet of their own: ``kind`` and ``size`` of buttons,
+Widgets are told apart by dynamic properties, never by a style sheet of their own: ``kind`` and ``small`` of buttons,
 ``role`` and ``tone`` of labels, ``role`` of frames, ``wrong`` of inputs.
 """
 
@@ -38,9 +38,9 @@ QFrame[role="card"] { background: $raised; border: 1px solid $border; border-rad
 QFrame[role="card"][selected="true"] { background: $accent_soft; border-color: $accent; }
 QFrame[role="card"][hover="true"] { border-color: $border_strong; }
 QFrame[role="card"][selected="true"][hover="true"] { border-color: $accent; }
-QFrame[role="drop"] { background: transparent; border: 1px dashed $border_strong; border-radius: 8px; }
+QFrame[role="drop"] { background: transparent; border: none; border-radius: 8px; }
 QFrame[role="drop"][filled="true"] { background: $surface; }
-QFrame[role="drop"][over="true"] { background: $accent_soft; border: 2px solid $accent; }
+QFrame[role="drop"][over="true"] { background: $accent_soft; }
 QFrame[role="card"][over="true"] { background: $accent_soft; border: 2px solid $accent; }
 QFrame[role="strip"] { border-radius: 6px; border: 1px solid $accent; background: $accent_soft; }
 QFrame[role="strip"][tone="warn"] { border-color: $warn; background: $warn_soft; }
@@ -59,7 +59,7 @@ QPushButton:hover, QToolButton:hover { background: $hover; border-color: $contro
 QPushButton:pressed, QToolButton:pressed, QPushButton:open { background: $hairline; border-color: $control_border; }
 QPushButton:checked, QToolButton:checked { background: $accent_soft; border-color: $accent; color: $accent; }
 QPushButton:disabled, QToolButton:disabled { background: transparent; border-color: $border; color: $disabled; }
-QPushButton[size="small"], QToolButton[size="small"] { min-height: 26px; padding: 0 10px; }
+QPushButton[small="true"], QToolButton[small="true"] { min-height: 26px; padding: 0 10px; }
 QPushButton::menu-indicator, QToolButton::menu-indicator { image: none; width: 0; }
 
 QPushButton[kind="primary"] { background: $accent; border-color: $accent; color: $accent_text; font-weight: 600; }
@@ -91,7 +91,7 @@ QPushButton[kind="icon"], QToolButton[kind="icon"] {
 QPushButton[kind="icon"]:hover, QToolButton[kind="icon"]:hover { background: $hover; border-color: $hover; }
 QPushButton[kind="icon"]:pressed, QToolButton[kind="icon"]:pressed { background: $hairline; border-color: $hairline; }
 QPushButton[kind="icon"]:disabled { border-color: transparent; }
-QPushButton[kind="icon"][size="small"], QToolButton[kind="icon"][size="small"] {
+QPushButton[kind="icon"][small="true"], QToolButton[kind="icon"][small="true"] {
   min-width: 26px; max-width: 26px; padding: 0;
 }
 QPushButton[kind="iconbox"] { padding: 0; min-width: 30px; max-width: 30px; }
@@ -121,7 +121,7 @@ QLineEdit, QSpinBox, QDoubleSpinBox, QComboBox, QPlainTextEdit, QTextEdit, QDate
 }
 QLineEdit, QSpinBox, QDoubleSpinBox, QComboBox { min-height: 30px; padding: 0 11px; }
 QPlainTextEdit, QTextEdit { padding: 6px 8px; }
-QLineEdit[size="small"], QSpinBox[size="small"], QComboBox[size="small"], QDoubleSpinBox[size="small"] {
+QLineEdit[small="true"], QSpinBox[small="true"], QComboBox[small="true"], QDoubleSpinBox[small="true"] {
   min-height: 26px;
 }
 QLineEdit:hover, QSpinBox:hover, QDoubleSpinBox:hover, QComboBox:hover { border-color: $secondary; }

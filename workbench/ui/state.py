@@ -21,6 +21,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.teach import Edit, TeachTask
 from workbench.core.values import KnowledgeEntry, Problem, Role, ScanResult, Task, TaskId
 from workbench.services import jobs
+from workbench.services.requests import DeviceRow
 from workbench.services.teach import TeachResult
 from workbench.ui import theme
 from workbench.ui.lanes import Job, Lanes
@@ -114,7 +115,12 @@ class AppState(QObject):
         self.room = "sources"
         self.device = "cpu"
         self.device_name = ""
+        self.devices: tuple[DeviceRow, ...] = ()
+        self._testing = False
         self.library_loaded = False
+        self.scanning = 0
+        self._unsaved = False
+        self._saving: Job | None = None
         self.edits = 0
         self.lanes.job_started.connect(self._job_moved)
         self.lanes.job_finished.connect(self._job_moved)
@@ -123,6 +129,7 @@ class AppState(QObject):
     # ---- project ---------------------------------------------------------------------------------
     def set_project(self, project: OpenProject, path: Path) -> None:
         """Take another open project; the one before it is closed."""
+        self._flush()
         before, self.project = self.project, project
         self.project_path = path
         if before is not None and before is not project:
@@ -143,35 +150,56 @@ class AppState(QObject):
 
     def close_project(self) -> None:
         """Close the project, if one is open."""
+        self._flush()
         if self.project is not None:
             self.project.close()
             self.project = None
 
     # ---- sources ---------------------------------------------------------------------------------
     def set_tasks(self, tasks: Iterable[Task]) -> None:
-        """Replace the sources."""
-        self._store_tasks(tuple(tasks), self.problems)
+        """Replace the sources; shown at once, written in the background."""
+        self._replace(tuple(tasks), self.problems)
 
     def set_problems(self, problems: Iterable[Problem]) -> None:
         """Replace the list of files that were not taken."""
-        self._store_tasks(self.tasks, tuple(problems))
+        self._replace(self.tasks, tuple(problems))
 
     def set_role(self, task: TaskId, role: Role) -> None:
         """Use a task for something else."""
         self.set_tasks(t.with_role(role) if t.id == task else t for t in self.tasks)
 
-    def _store_tasks(self, tasks: tuple[Task, ...], problems: tuple[Problem, ...]) -> None:
-        if self.project is not None and not self.project.read_only:
-            try:
-                if tasks is not self.tasks:
-                    self.project.set_tasks(tasks)
-                if problems is not self.problems:
-                    self.project.set_problems(problems)
-            except WorkbenchError as error:
-                self.refuse(error)
-                return
+    def _replace(self, tasks: tuple[Task, ...], problems: tuple[Problem, ...]) -> None:
         self.tasks, self.problems = tasks, problems
+        project = self.project
+        if project is not None and not project.read_only:
+            self._unsaved = True
+            if self._saving is not None:
+                self._saving.cancel()  # one that still waits would only write what is out of date
+            title = self.tr("Saving the sources")
+            self._saving = self.lanes.submit(
+                "files", _write, project, tasks, problems, title=title, on_done=self._saved, on_failed=self._not_saved
+            )
         self.tasks_changed.emit()
+
+    def _saved(self, written: object) -> None:
+        if written is self.tasks:
+            self._unsaved = False
+
+    def _not_saved(self, error: Exception) -> None:
+        self._unsaved = False  # said once; the next change tries again
+        self.refuse(error)
+
+    def _flush(self) -> None:
+        """Write what the background has not written yet."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+        if self._unsaved and self.project is not None:
+            self._unsaved = False
+            try:
+                _write(self.project, self.tasks, self.problems, Context())
+            except WorkbenchError as error:
+                log.warning("%s", error)
 
     def add_folders(self, folders: Iterable[str]) -> Job | None:
         """Scan folders, archives or pictures in the background; each task joins the sources as soon as it is read."""
@@ -179,6 +207,7 @@ class AppState(QObject):
         if not wanted:
             return None
         one = paths.display(os.path.basename(os.path.normpath(wanted[0])))  # noqa: PTH119 - may hold surrogates
+        self.scanning += 1
         title = self.tr("Scanning {name}") if len(wanted) == 1 else self.tr("Scanning {n} folders")
         return self.lanes.submit(
             "files",
@@ -187,6 +216,7 @@ class AppState(QObject):
             title=title.format(name=one, n=len(wanted)),
             on_done=self._scanned,
             on_failed=self._scan_failed,
+            on_cancelled=self._scan_stopped,
             on_event=self._found,
         )
 
@@ -196,19 +226,24 @@ class AppState(QObject):
             self.tasks_changed.emit()
 
     def _scanned(self, result: ScanResult) -> None:
+        self.scanning -= 1
         found = {p.path for p in result.problems}
         problems = tuple(p for p in self.problems if p.path not in found) + result.problems
-        self._store_tasks(merged(self.tasks, result.tasks), problems)
+        self._replace(merged(self.tasks, result.tasks), problems)
         if not result.tasks:
             self.say(
                 "warn",
-                self.tr("No pictures were found"),
-                result.problems[0].reason if result.problems else self.tr("The folder holds no picture files"),
+                self.tr("No pictures were found."),
+                result.problems[0].reason if result.problems else self.tr("The folder holds no picture files."),
             )
 
     def _scan_failed(self, error: Exception) -> None:
-        if isinstance(error, WorkbenchError):
-            self.refuse(error)
+        self._scan_stopped()
+        self.refuse(error)
+
+    def _scan_stopped(self) -> None:
+        self.scanning -= 1
+        self._replace(self.tasks, self.problems)  # what was found before the stop stays
 
     # ---- teaching --------------------------------------------------------------------------------
     def edit(self, edit: Edit) -> bool:
@@ -268,6 +303,16 @@ class AppState(QObject):
         self.runs = tuple(runs)
         self.runs_changed.emit()
 
+    def read_knowledge(self) -> None:
+        """Read the knowledge entries from the disk again, in the background."""
+        title = self.tr("Reading the knowledge")
+        self.lanes.submit("files", _entries, self.project_path, title=title, on_done=self.set_entries)
+
+    def read_runs(self) -> None:
+        """Read the training runs from the disk again, in the background."""
+        title = self.tr("Reading the runs")
+        self.lanes.submit("files", _runs, self.project_path, title=title, on_done=self.set_runs)
+
     # ---- window ----------------------------------------------------------------------------------
     def go(self, room: str) -> None:
         """Show another room."""
@@ -285,6 +330,29 @@ class AppState(QObject):
         """Compute on another device."""
         self.device, self.device_name = key, name
         self.busy_changed.emit()
+
+    def test_devices(self) -> None:
+        """Give each device its one-second self-test; ``devices`` then holds the rows (``busy_changed``)."""
+        if not self._testing:
+            self._testing = True
+            title = self.tr("Testing devices")
+            self.lanes.submit(
+                "adapt",
+                jobs.devices,
+                title=title,
+                on_done=self._tested,
+                on_failed=self._not_tested,
+                on_cancelled=self._not_tested,
+            )
+
+    def _tested(self, rows: tuple[DeviceRow, ...]) -> None:
+        self._testing = False
+        self.devices = rows
+        self.busy_changed.emit()
+
+    def _not_tested(self, error: object = None) -> None:
+        self._testing = False
+        self.refuse(error)
 
     def load_library(self) -> Job:
         """Load the learning library in the background, so that the first job does not wait for it."""
@@ -317,6 +385,26 @@ class AppState(QObject):
 
 def _load(ctx: Context) -> None:
     jobs.load_runtime(ctx)
+
+
+def _write(
+    project: OpenProject, tasks: tuple[Task, ...], problems: tuple[Problem, ...], _ctx: Context
+) -> tuple[Task, ...]:
+    project.set_tasks(tasks)
+    project.set_problems(problems)
+    return tasks
+
+
+def _entries(project: Path, _ctx: Context) -> tuple[KnowledgeEntry, ...]:
+    from workbench.project.library import Library
+
+    return Library(project).entries()
+
+
+def _runs(project: Path, _ctx: Context) -> tuple[Any, ...]:
+    from workbench.project.runs import list_runs
+
+    return list_runs(project)
 
 
 def _upper(text: str) -> str:

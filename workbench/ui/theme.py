@@ -100,6 +100,8 @@ def font(role: FontRole = "body") -> QFont:
     made.setPixelSize(size)
     made.setWeight(weight)
     made.setFeature(QFont.Tag("tnum"), 1)
+    if size >= 15:
+        made.setLetterSpacing(QFont.SpacingType.AbsoluteSpacing, -0.01 * size)
     return made
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import QBuffer, QByteArray, QEvent, QIODevice, QMimeData, QObject, Qt, Signal
-from PySide6.QtGui import QDropEvent, QImage, QKeyEvent, QMouseEvent
+from PySide6.QtCore import QBuffer, QByteArray, QEvent, QIODevice, QMimeData, QObject, QRectF, Qt, Signal
+from PySide6.QtGui import QColor, QDropEvent, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
+from workbench.ui import theme
 from workbench.ui.widgets.controls import button, label, set_property
 from workbench.ui.widgets.strip import IconLabel
 
@@ -189,6 +190,20 @@ class DropTarget(QFrame):
         found = self.choose()
         if found:
             self.dropped.emit(found)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """The dashed edge: a style sheet's dashes are dots."""
+        super().paintEvent(event)
+        t = theme.tokens()
+        over = self.property("over") == "true"
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        pen = QPen(QColor(t.accent if over else t.border_strong), 2 if over else 1)
+        if not over:
+            pen.setDashPattern([4, 3])
+        painter.setPen(pen)
+        inset = pen.widthF() / 2
+        painter.drawRoundedRect(QRectF(self.rect()).adjusted(inset, inset, -inset, -inset), 8, 8)
 
     def _over(self, over: bool) -> None:
         set_property(self, "over", "true" if over else "false")

@@ -94,6 +94,15 @@ class Room(QWidget):
         """Put the keyboard where work begins; called when the room is entered from the keyboard."""
         self.setFocus()
 
+    def reveal(self, kind: str, key: str) -> None:
+        """Show one thing that the search found; for rooms to override.
+
+        Args:
+            kind: task, class or run.
+            key: the task's id; for a class of a source the task's id, a line break, the class's name; for a class of
+                the new task its id; the run's id.
+        """
+
     def _pad(self) -> None:
         if self._compact:
             self._column.setContentsMargins(16, 12, 16, 12)
