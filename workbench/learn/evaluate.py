@@ -25,7 +25,7 @@ from workbench.learn.protocol import Adapted, Algorithm, State, Support, detach,
 
 _Ask = Callable[[Adapted], Tensor]
 _FEATURE_BYTES = 256_000_000
-_BLOCK = 20
+_BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,8 +210,7 @@ def _from_features(
     # never looked at; if it were, the answers would be NaN
     nothing = torch.full((), math.nan, device=device).expand(1, shape[2], *shape[:2])
     kept: dict[int, Tensor] = {}
-    for start in range(0, len(frozen.drawn), _BLOCK):
-        block = frozen.drawn[start : start + _BLOCK]
+    for block in _blocks(frozen.drawn):
         if kept and len(kept) * next(iter(kept.values())).nbytes > _FEATURE_BYTES:
             kept.clear()
         ids = np.unique(np.concatenate([i for d in block for i in (d.support_ids, d.query_ids)]))
@@ -237,6 +236,20 @@ def _from_features(
                 return logits.cpu()
 
             yield _adapt(algorithm, state, support, ctx, ask, steps, None)
+
+
+def _blocks(drawn: Sequence[Drawn]) -> Iterator[list[Drawn]]:
+    """Episodes whose pictures go through the trunk together: few, so that a limit of time holds."""
+    block: list[Drawn] = []
+    pictures = 0
+    for d in drawn:
+        block.append(d)
+        pictures += len(d.support_ids) + len(d.query_ids)
+        if pictures >= _BLOCK:
+            yield block
+            block, pictures = [], 0
+    if block:
+        yield block
 
 
 def _adapt(

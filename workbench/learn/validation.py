@@ -13,8 +13,9 @@ from workbench.learn.plan import Plan
 from workbench.learn.protocol import Algorithm, State
 from workbench.learn.runlog import RunLog
 
-# Shares of a budget of minutes: all validations on the way; the choice between two states, each; the reported figure.
-_ON_THE_WAY, _CHOICE, _REPORT = 0.05, 0.015, 0.03
+# Shares of a budget of minutes: all validations on the way, and how many; the choice between two states, each; the
+# reported figure.
+_ON_THE_WAY, _TIMES, _CHOICE, _REPORT = 0.05, 12, 0.015, 0.03
 _AT_LEAST = 0.2  # seconds
 
 
@@ -53,7 +54,7 @@ class Validator:
             if self._plan.minutes is not None and at.best is not None:
                 count = at.best.tested
             elif self._plan.minutes is not None:
-                limit = self._limit(_ON_THE_WAY / 2)
+                limit = self._limit(_ON_THE_WAY / _TIMES)
             self._frozen = self._freeze("validation", count)
         begun = time.monotonic()
         found = self._test(run.state, self._frozen, limit)
