@@ -228,7 +228,7 @@ def test_a_manifest_cannot_be_edited_unnoticed(manifest) -> None:
 def test_what_is_no_model_is_said_to_be_none(tmp_path) -> None:
     with pytest.raises(StorageError, match=r"no model\.json"):
         read_model(tmp_path)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="nothing of that name"):
         read_model(tmp_path / "absent")
     (tmp_path / "x.zip").write_bytes(b"hello")
     with pytest.raises(StorageError, match="not a zip archive"):

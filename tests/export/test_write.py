@@ -276,6 +276,9 @@ def test_formats_share_a_folder_and_a_list(go, tmp_path, manifest, monkeypatch) 
     assert set(listed.exports) == {"garments-more.onnx", "garments-more.safetensors"}
     for name, file in listed.files.items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == file.sha256
+    # preprocess.json names the weights now; the runner still finds the graph.
+    picture = tmp_path / "picture-1.png"
+    assert json.loads(python("run.py", str(picture), cwd=out).stdout)["image"] == str(picture)
 
 
 def test_every_move_that_fails_leaves_a_whole_export(go, tmp_path, monkeypatch) -> None:

@@ -32,7 +32,7 @@ def model_card(manifest: Manifest, file: str = "model.onnx") -> str:
     counts = Counter(image.class_index for image in manifest.support)
     p = manifest.preprocess
     licence = str(manifest.provenance.get("licence", "")) or "other"
-    rows = "\n".join(f"| {_cell(name)} | {counts.get(i, 0)} |" for i, name in enumerate(manifest.classes))
+    rows = "\n".join(f"| {_line(name)} | {counts.get(i, 0)} |" for i, name in enumerate(manifest.classes))
     return "\n".join(
         [
             "---",
@@ -83,12 +83,7 @@ def model_card(manifest: Manifest, file: str = "model.onnx") -> str:
             *([f"Knowledge chosen: {_line(manifest.reason)}"] if manifest.reason else []),
             *([f"Made on {manifest.created}."] if manifest.created else []),
             "",
-            "Hyperparameters:",
-            "",
-            "```json",
-            json.dumps(manifest.params, indent=1, sort_keys=True, ensure_ascii=False, default=str),
-            "```",
-            "",
+            *_hyperparameters(manifest.params),
             "## Licence and limits",
             "",
             f"Licence: {_line(licence) if licence != 'other' else LICENCE_PLACEHOLDER}",
@@ -112,6 +107,13 @@ def _figures(manifest: Manifest) -> str:
     )
 
 
+def _hyperparameters(params: dict[str, Any]) -> list[str]:
+    if not params:
+        return []
+    text = json.dumps(params, indent=1, sort_keys=True, ensure_ascii=False, default=str)
+    return ["Hyperparameters:", "", "```json", text, "```", ""]
+
+
 def _sources(sources: Any) -> list[str]:
     if not isinstance(sources, list | tuple) or not sources:
         return []
@@ -122,7 +124,3 @@ def _line(text: str) -> str:
     """Text of others as one line that Markdown does not take for markup."""
     flat = " ".join(text.split())
     return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in flat)
-
-
-def _cell(text: str) -> str:
-    return _line(text)

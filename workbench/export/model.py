@@ -306,6 +306,8 @@ def read_model(path: Path) -> tuple[Manifest, dict[str, Array], list[bytes]]:
             )
         manifest = decode_manifest(storage.load(path / MODEL_FILE), display(path / MODEL_FILE))
         return _assemble(manifest, lambda entry: _load_file(path, entry), where)
+    if not path.exists():
+        raise StorageError(f"{where} was not opened", "there is nothing of that name", "Check the path")
     files = archive.unpack(storage.load(path), where)
     if MODEL_FILE not in files:
         raise StorageError(

@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Python's safe-path mode leaves it out
 from pixels import open_image, to_pixels  # type: ignore[import-not-found]
 
 HERE = Path(__file__).resolve().parent
@@ -80,7 +82,7 @@ def model() -> Model:
     named = HERE / "preprocess.json"
     if named.is_file():
         name = json.loads(named.read_text(encoding="utf-8")).get("model", "")
-        if name and (HERE / name).is_file():
+        if name.endswith(".onnx") and (HERE / name).is_file():
             return Model(HERE / name)
     found = sorted(HERE.glob("*.onnx"))
     if len(found) != 1:
