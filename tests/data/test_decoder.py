@@ -32,6 +32,9 @@ def answer(job, item):
         os._exit(3)
     if b"hang" in item.path:
         time.sleep(60)
+    if b"spin" in item.path:
+        while True:
+            pass
     if b"chatter" in item.path:
         print("a library that prints to standard output", flush=True)
         os.write(1, b"x" * 1000)
@@ -134,10 +137,11 @@ def test_a_picture_that_ends_the_child_is_left_alone(tmp_path: Path, workers: in
 
 
 def test_a_picture_that_never_ends_is_left_alone(tmp_path: Path) -> None:
-    paths = [write(tmp_path, n) for n in ("a.png", "hang.png", "b.png")]
-    with Decoder(seconds=0.5, command=troubled()) as decoder:
+    paths = [write(tmp_path, n) for n in ("a.png", "hang.png", "b.png", "spin.png", "c.png")]
+    with Decoder(seconds=0.3, command=troubled()) as decoder:
         found = [f.error for f in decoder.inspect([(str(p), "") for p in paths])]
-    assert found == ["", "takes longer than 0.5 seconds to decode", ""]
+    why = "takes longer than 0.3 seconds to decode"
+    assert found == ["", why, "", why, ""]
 
 
 def test_what_a_library_prints_is_not_taken_for_an_answer(tmp_path: Path) -> None:
@@ -149,8 +153,8 @@ def test_what_a_library_prints_is_not_taken_for_an_answer(tmp_path: Path) -> Non
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
 def test_a_picture_that_needs_too_much_memory_is_refused(tmp_path: Path) -> None:
     large = tmp_path / "large.png"
-    rows = (b"\0" + bytes(4 * 4000)) * 4000
-    large.write_bytes(png(4000, 4000, 8, 6, rows))
+    rows = (b"\0" + bytes(2 * 5200)) * 5200
+    large.write_bytes(png(5200, 5200, 8, 4, rows))
     small = write(tmp_path, "small.png")
     with Decoder(command=troubled("200000000")) as decoder:
         found = [f.error for f in decoder.inspect([(str(large), ""), (str(small), "")])]

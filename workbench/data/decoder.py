@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +26,17 @@ import msgspec
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.values import ImageRef, Preprocess
-from workbench.data.guarded import REPLY_BYTES, SECONDS_PER_PICTURE, SECONDS_VARIABLE, Answer, Item, Job, receive, send
+from workbench.data.guarded import (
+    PATIENCE,
+    REPLY_BYTES,
+    SECONDS_PER_PICTURE,
+    SECONDS_VARIABLE,
+    Answer,
+    Item,
+    Job,
+    receive,
+    send,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +128,7 @@ class Decoder:
     Args:
         workers: processes, 1 or 2; the second is started only for more than a few pictures.
         check: called at least every tenth of a second while waiting; what it raises ends the work.
-        seconds: allowed per picture.
+        seconds: of the processor's work allowed per picture; by the clock, three times as many.
         command: what to run instead of the decoder itself.
     """
 
@@ -247,7 +258,7 @@ class Decoder:
             work.appendleft(deque([index]))
 
     def _verdict(self, silent: float, code: int) -> str:
-        if silent >= 0.9 * self._seconds:
+        if code == -getattr(signal, "SIGPROF", 0) or silent >= 0.9 * PATIENCE * self._seconds:
             return f"takes longer than {self._seconds:g} seconds to decode"
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"makes the decoder stop ({how}), so it is left alone"
@@ -256,21 +267,23 @@ class Decoder:
         """The child ends itself at a picture that takes too long; this is for one that cannot even do that."""
         now = time.monotonic()
         for child in self._children:
-            patience = 3 * self._seconds + 2 if child.ready else 60
+            patience = 2 * PATIENCE * self._seconds + 2 if child.ready else 60
             if child.waiting and now - child.heard > patience:
                 child.process.kill()
 
     def _environment(self) -> dict[str, str]:
-        home = str(Path(__file__).resolve().parents[2])
-        inherited = os.environ.get("PYTHONPATH")
-        return {
+        environment = {
             **os.environ,
             "PYTHONSAFEPATH": "1",
-            "PYTHONPATH": home + (os.pathsep + inherited if inherited else ""),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             SECONDS_VARIABLE: repr(self._seconds),
         }
+        home = Path(__file__).resolve().parents[2]
+        if home.name not in ("site-packages", "dist-packages"):  # run from its source, perhaps without being installed
+            inherited = os.environ.get("PYTHONPATH")
+            environment["PYTHONPATH"] = str(home) + (os.pathsep + inherited if inherited else "")
+        return environment
 
 
 def _items(images: Sequence[ImageRef]) -> list[Item]:

@@ -103,8 +103,8 @@ def open_header(data: bytes) -> Image.Image:
     return image
 
 
-def finish(image: Image.Image, data: bytes = b"") -> Image.Image:
-    """Decode what ``open_header`` opened: upright, 8 bit, mode ``L`` or ``RGB``.
+def load(image: Image.Image, data: bytes = b"") -> None:
+    """Decode what ``open_header`` opened, and change nothing else about it.
 
     Args:
         image: as ``open_header`` gave it.
@@ -113,15 +113,32 @@ def finish(image: Image.Image, data: bytes = b"") -> Image.Image:
     Raises:
         ValueError: it cannot be decoded; the text is one clause.
     """
-    name = image.format or "picture"
     try:
         image.load()
         _refuse_giant(*image.size)
+    except Exception as error:
+        raise ValueError(_damaged(error, data, image.format or "")) from error
+
+
+def finish(image: Image.Image, data: bytes = b"") -> Image.Image:
+    """Decode what ``open_header`` opened: upright, 8 bit, mode ``L`` or ``RGB``.
+
+    Raises:
+        ValueError: as ``load``.
+    """
+    load(image, data)
+    name = image.format or ""
+    try:
         if _orientation(image) != 1:
             image = ImageOps.exif_transpose(image)
         return _eight_bit(image)
     except Exception as error:
         raise ValueError(_damaged(error, data, name)) from error
+
+
+def final_mode(image: Image.Image) -> str:
+    """The mode that ``finish`` gives: ``L`` for whatever is grey, else ``RGB``."""
+    return "L" if image.mode in ("1", "L", "LA", "La", *_DEEP) else "RGB"
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -323,15 +340,21 @@ def _damaged(error: Exception, data: bytes, name: str) -> str:
     text = " ".join(str(error).split())[:120].rstrip(".")
     if isinstance(error, ValueError) and text.startswith(("is ", "has ", "ends ", "needs ")):
         return text
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"has more pixels than the {MAX_PIXELS // 1_000_000} million that are decoded"
     needed, exact = _declared_length(data, name)
     if needed > len(data) > 0:
         unit, word = (1000, " KB") if needed >= 10_000 else (1, " bytes")
         least = "" if exact else "at least "
         return f"ends early: {len(data) // unit} of {least}{-(-needed // unit)}{word}"
     lowered = text.lower()
-    if any(word in lowered for word in ("truncated", "not enough", "eof", "end of", "unexpected end")):
+    if any(word in lowered for word in ("truncated", "not enough", "eof", "end of", "unexpected end", "insufficient")):
         return "ends early"
-    return f"is a damaged {name} picture" + (f" ({text})" if text else "")
+    if "unknown pixel mode" in lowered or "unsupported" in lowered:
+        return f"is a {name} picture of a kind that is not read here ({text})"
+    # Words of a decoder help an engineer; the messages of Python's own slips help nobody.
+    said = text if isinstance(error, OSError | SyntaxError | RuntimeError) and "\\x" not in text else ""
+    return f"is a damaged {name} picture" + (f" ({said})" if said else "")
 
 
 def _declared_length(data: bytes, name: str) -> tuple[int, bool]:
