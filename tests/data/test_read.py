@@ -75,7 +75,7 @@ def test_pasted_bytes(tmp_path: Path) -> None:
         (lambda p: None, "is not there any more"),
         (lambda p: p.write_bytes(b""), "it is empty"),
         (lambda p: p.write_text("hello"), "it is not a picture"),
-        (lambda p: p.mkdir(), "it "),
+        (lambda p: p.mkdir(), "it is a folder"),
         (os.mkfifo, "it is not a plain file"),
     ],
 )

@@ -44,10 +44,11 @@ def read_encoded(path: str, member: str = "", *, accept: Callable[[bytes], objec
 def _file(path: str, accept: Callable[[bytes], object] | None) -> bytes:
     # Without blocking, so that opening a pipe that nobody writes to comes back.
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(fd)
+        raise ValueError("is a folder" if stat.S_ISDIR(about.st_mode) else "is not a plain file")
     with os.fdopen(fd, "rb") as file:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("is not a plain file")
         if about.st_size > _PEEK_ABOVE:
             if accept is not None:
                 head = file.read(_HEAD)
