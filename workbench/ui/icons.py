@@ -16,6 +16,7 @@ from workbench.ui import theme
 from workbench.ui.tokens import Tokens
 
 _SCALES = (1.0, 2.0, 3.0)
+_GAP = 2
 
 
 def names() -> tuple[str, ...]:
@@ -52,9 +53,9 @@ def pixmap(name: str, size: int = 16, role: str = "text", scale: float = 1.0) ->
     return _pixmap(name, size, str(getattr(theme.tokens(), role)), scale)
 
 
-def _pixmap(name: str, size: int, colour: str, scale: float) -> QPixmap:
+def _pixmap(name: str, size: int, colour: str, scale: float, pad: int = 0) -> QPixmap:
     side = round(size * scale)
-    made = QPixmap(side, side)
+    made = QPixmap(side + round(pad * scale), side)
     made.fill(Qt.GlobalColor.transparent)
     painter = QPainter(made)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -64,27 +65,29 @@ def _pixmap(name: str, size: int, colour: str, scale: float) -> QPixmap:
     return made
 
 
-def icon(name: str, size: int = 16, role: str = "text") -> QIcon:
-    """An icon tinted by a token (``text``, ``secondary``, ``accent``, ``accent_text``, ``warn`` ...)."""
+def icon(name: str, size: int = 16, role: str = "text", pad: int = 0) -> QIcon:
+    """An icon tinted by a token (``text``, ``secondary``, ``accent``, ``warn`` ...), ``pad`` px of air at its right."""
     t = theme.tokens()
-    return _icon(name, size, str(getattr(t, role)), t.disabled)
+    return _icon(name, size, str(getattr(t, role)), t.disabled, pad)
 
 
 @lru_cache(maxsize=512)
-def _icon(name: str, size: int, colour: str, disabled: str) -> QIcon:
+def _icon(name: str, size: int, colour: str, disabled: str, pad: int) -> QIcon:
     made = QIcon()
     for scale in _SCALES:
-        made.addPixmap(_pixmap(name, size, colour, scale), QIcon.Mode.Normal)
-        made.addPixmap(_pixmap(name, size, disabled, scale), QIcon.Mode.Disabled)
+        made.addPixmap(_pixmap(name, size, colour, scale, pad), QIcon.Mode.Normal)
+        made.addPixmap(_pixmap(name, size, disabled, scale, pad), QIcon.Mode.Disabled)
     return made
 
 
 def set_icon(button: QAbstractButton, name: str, size: int = 16, role: str = "text") -> None:
     """Put an icon on a button so that it follows the theme."""
+    pad = _GAP if button.text() else 0  # Qt leaves 4 px between icon and text
     button.setProperty("iconName", name)
     button.setProperty("iconTint", role)
-    button.setIcon(icon(name, size, role))
-    button.setIconSize(QSize(size, size))
+    button.setProperty("iconPad", pad)
+    button.setIcon(icon(name, size, role, pad))
+    button.setIconSize(QSize(size + pad, size))
 
 
 def refresh(app: QApplication) -> None:
@@ -97,7 +100,8 @@ def tint_again(widget: QWidget) -> None:
     """Tint one button's icon by the theme in force."""
     name = widget.property("iconName")
     if isinstance(name, str) and isinstance(widget, QAbstractButton):
-        widget.setIcon(icon(name, widget.iconSize().width(), str(widget.property("iconTint"))))
+        size, pad = widget.iconSize().height(), int(widget.property("iconPad") or 0)
+        widget.setIcon(icon(name, size, str(widget.property("iconTint")), pad))
 
 
 def sheet_images(theme_name: str, t: Tokens) -> dict[str, str]:

@@ -41,7 +41,7 @@ _ROOMS = {
     "sources": ("workbench.ui.rooms.sources.room", "SourcesRoom"),
     "train": ("workbench.ui.rooms.train.room", "TrainRoom"),
     "teach": ("workbench.ui.rooms.teach.room", "TeachRoom"),
-    "export": ("workbench.ui.rooms.export", "ExportRoom"),
+    "export": ("workbench.ui.rooms.export.room", "ExportRoom"),
 }
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QFont, QFontDatabase, QFontInfo, QPainter, QPainterPath, QPalette, QPen, QPolygonF
@@ -15,8 +14,6 @@ from PySide6.QtWidgets import QApplication, QToolTip
 
 from workbench.ui.sheet import style_sheet
 from workbench.ui.tokens import TOKENS, Tokens
-
-FontRole = Literal["caption", "body", "name", "strong", "section", "title", "figure"]
 
 _SIZES: dict[str, tuple[int, QFont.Weight]] = {
     "caption": (12, QFont.Weight.Normal),
@@ -91,8 +88,11 @@ def apply(app: QApplication, theme: str) -> None:
     icons.refresh(app)
 
 
-def font(role: FontRole = "body") -> QFont:
-    """The interface font in one of its roles, with tabular digits where the font has them."""
+def font(role: str = "body") -> QFont:
+    """The interface font with tabular digits where it has them.
+
+    Roles: caption, body, name (medium), strong (semi-bold), section, title, figure.
+    """
     size, weight = _SIZES[role]
     made = QFont()
     if _current.families:

@@ -29,16 +29,18 @@ class Figure(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.set(value, beside)
 
-    def set(self, value: str, beside: str = "", tone: str = "text") -> None:
+    def set(self, value: str, beside: str = "", tone: str = "text", *, unit: str = "") -> None:
         """Show a value.
 
         Args:
             value: the figure as text, e.g. "0.86", "4,690", or "not yet".
             beside: its interval or unit, small, on the same base line.
             tone: name of a token.
+            unit: part of the figure in smaller type, e.g. a power of ten.
         """
-        self._value.show_value(value, beside, tone)
-        self.setAccessibleName(f"{self.caption.text()}: {value} {beside}".strip())
+        self._value.show_value(value, beside, tone, unit)
+        said = " ".join(part for part in (value, unit, beside) if part)
+        self.setAccessibleName(f"{self.caption.text()}: {said}")
 
     def value(self) -> str:
         """The figure shown."""
@@ -58,15 +60,15 @@ class _Value(QWidget):
     def __init__(self, role: str) -> None:
         super().__init__()
         self.role = role
-        self.value = self.beside = ""
+        self.value = self.beside = self.unit = ""
         self.tone = "text"
         self.widest = 0
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
 
-    def show_value(self, value: str, beside: str, tone: str) -> None:
-        if (value, beside, tone) == (self.value, self.beside, self.tone):
+    def show_value(self, value: str, beside: str, tone: str, unit: str) -> None:
+        if (value, beside, tone, unit) == (self.value, self.beside, self.tone, self.unit):
             return
-        self.value, self.beside, self.tone = value, beside, tone
+        self.value, self.beside, self.tone, self.unit = value, beside, tone, unit
         wide = self._advance()
         if wide > self.widest:
             self.widest = wide
@@ -74,28 +76,34 @@ class _Value(QWidget):
         self.update()
 
     def _advance(self) -> int:
-        big = QFontMetrics(theme.font(self.role)).horizontalAdvance(self.value)  # type: ignore[arg-type]
+        big = QFontMetrics(theme.font(self.role)).horizontalAdvance(self.value)
+        middle = QFontMetrics(theme.font("title")).horizontalAdvance(self.unit)
         small = QFontMetrics(theme.font("body")).horizontalAdvance(self.beside)
-        return big + (10 + small if self.beside else 0) + 2
+        return big + (5 + middle if self.unit else 0) + (10 + small if self.beside else 0) + 2
 
     def sizeHint(self) -> QSize:
         return QSize(self.widest, 36 if self.role == "figure" else 24)
 
     def minimumSizeHint(self) -> QSize:
-        big = QFontMetrics(theme.font(self.role)).horizontalAdvance(self.value)  # type: ignore[arg-type]
+        big = QFontMetrics(theme.font(self.role)).horizontalAdvance(self.value)
         return QSize(big + 2, self.sizeHint().height())
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         t = theme.tokens()
         painter = QPainter(self)
-        font = theme.font(self.role)  # type: ignore[arg-type]
+        font = theme.font(self.role)
         painter.setFont(font)
         painter.setPen(QColor(getattr(t, self.tone)))
         metrics = QFontMetrics(font)
         base = (self.height() + metrics.capHeight()) // 2
         painter.drawText(QPointF(0, base), self.value)
+        left = metrics.horizontalAdvance(self.value)
+        if self.unit:
+            painter.setFont(theme.font("title"))
+            painter.drawText(QPointF(left + 5, base), self.unit)
+            left += 5 + QFontMetrics(painter.font()).horizontalAdvance(self.unit)
         if self.beside:
-            left = metrics.horizontalAdvance(self.value) + 10
+            left += 10
             painter.setFont(theme.font("body"))
             painter.setPen(QColor(t.secondary))
             small = QFontMetrics(theme.font("body"))

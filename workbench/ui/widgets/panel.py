@@ -36,17 +36,19 @@ class Panel(QFrame):
         head = QWidget()
         head.setFixedHeight(header_height)
         self.header = QHBoxLayout(head)
-        self.header.setContentsMargins(16, 0, 16, 0)
+        self.header.setContentsMargins(15, 0, 15, 0)
         self.header.setSpacing(8)
         self.header.addWidget(self._title)
         self.header.addWidget(self._beside)
+        self._beside.setVisible(bool(beside))
         self.header.addStretch(1)
         head.setVisible(bool(title))
         column.addWidget(head)
         if rule:
             column.addWidget(line())
         self.body = QVBoxLayout()
-        self.body.setContentsMargins(padding, 0 if title else padding, padding, padding)
+        inner = max(padding - 1, 0)  # the border is part of the padding
+        self.body.setContentsMargins(inner, 0 if title else inner, inner, inner)
         self.body.setSpacing(8)
         column.addLayout(self.body, 1)
         self.setAccessibleName(title)
@@ -59,6 +61,7 @@ class Panel(QFrame):
     def set_beside(self, text: str) -> None:
         """What stands beside the title, e.g. a count."""
         self._beside.setText(text)
+        self._beside.setVisible(bool(text))
 
     def add_to_header(self, widget: QWidget) -> None:
         """Put a control at the right of the header."""

@@ -36,3 +36,12 @@ def interval(low: float, high: float, digits: int = 2) -> str:
 def count(n: int) -> str:
     """A whole number with thousands set apart."""
     return f"{n:,}"
+
+
+def power(value: float) -> tuple[str, str]:
+    """A small number as a figure and what stands beside it: ``3.4`` and ``x 10^-6`` with raised digits."""
+    if value == 0:
+        return "0", ""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return mantissa, f"× 10{raised}"
