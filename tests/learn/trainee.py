@@ -1,7 +1,8 @@
 """Trains the toy in a child process that is killed at random points: ``python -m tests.learn.trainee FOLDER KILLS``.
 
-Prints the digest of an uninterrupted run, that of the killed and resumed one, and how often a kill struck.
-Torch is imported once; each attempt is a fork.
+Runs are killed and resumed until they end; then the next begins, until so many kills have struck. Prints, a line each:
+the result of an uninterrupted run, how many killed runs ended, how many of these with another result or other numbers
+in their log, and the most steps that a kill undid. Torch is imported once; each attempt is a fork.
 """
 
 import os
@@ -14,8 +15,9 @@ from pathlib import Path
 from tests.learn.data import sampler, source
 from tests.learn.toy import ToyProto
 from workbench.core.context import Context
-from workbench.learn.checkpoint import state_digest
+from workbench.learn.checkpoint import load_checkpoint, state_digest
 from workbench.learn.engine import Plan, train
+from workbench.learn.runlog import RunLog
 
 STEPS, EVERY = 300, 20
 
@@ -44,23 +46,30 @@ def attempt(folder, after):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+def lines(folder):
+    return [(m.name, m.step, m.value) for m in RunLog(folder, Context(), STEPS).history]
+
+
 def main():
     root, kills = Path(sys.argv[1]), int(sys.argv[2])
-    whole, broken = root / "whole", root / "broken"
-    whole.mkdir()
-    broken.mkdir()
     begun = time.monotonic()
+    whole = root / "whole"
+    whole.mkdir()
     assert not attempt(whole, None)
     took = time.monotonic() - begun
-    when, struck = random.Random(7), 0
-    for _ in range(kills):
-        struck += attempt(broken, when.uniform(0, took / 3))
-    assert not attempt(broken, None)
-    print((whole / "result").read_text())
-    print((broken / "result").read_text())
-    print(struck)
-    metrics = [p.joinpath("metrics.jsonl").read_text().splitlines() for p in (whole, broken)]
-    print([len(m) for m in metrics])
+    result, log = (whole / "result").read_text(), lines(whole)
+    when, struck, ended, other, lost = random.Random(7), 0, 0, 0, 0
+    while struck < kills:
+        folder = root / str(ended)
+        folder.mkdir()
+        while attempt(folder, when.uniform(0, 0.6 * took) if struck < kills else None):
+            struck += 1
+            done = max((step for name, step, _ in lines(folder) if name == "train/loss"), default=0)
+            kept, _ = load_checkpoint(folder)
+            lost = max(lost, done - (0 if kept is None else kept.at.step))
+        ended += 1
+        other += (folder / "result").read_text() != result or lines(folder) != log
+    print(result, ended, other, lost, sep="\n")
 
 
 main()
