@@ -1,0 +1,120 @@
+"""Where the new task sits among the tasks that the chosen knowledge was trained on."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QEvent, QPointF, QRectF, Qt
+from PySide6.QtGui import QColor, QFontMetricsF, QHelpEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
+
+from workbench.services.teach import MapPoint
+from workbench.ui import theme
+from workbench.ui.rooms.teach.examples import plain
+
+_NEAREST = 2
+_SIDE = 8
+
+
+class TaskMap(QWidget):
+    """Points of the plane; near points resemble each other. The nearest are tied to this task by lines."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._points: tuple[MapPoint, ...] = ()
+        self.setFixedHeight(104)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def show_points(self, points: tuple[MapPoint, ...]) -> None:
+        """Show a map; the text summary names the nearest tasks."""
+        self._points = points
+        near = ", ".join(f"{p.name} {p.similarity:.2f}" for p in self._sources()[:3])
+        self.setAccessibleName(self.tr("Map of tasks. Most similar: {names}").format(names=near) if near else "")
+        self.update()
+
+    def _sources(self) -> list[MapPoint]:
+        """The sources, the most similar first."""
+        return sorted((p for p in self._points if p.kind != "this"), key=lambda p: -p.similarity)
+
+    def _inside(self) -> QRectF:
+        return QRectF(self.rect()).adjusted(20, 22, -20, -26)
+
+    def _at(self, point: MapPoint) -> QPointF:
+        area = self._inside()
+        return QPointF(area.left() + area.width() * point.x, area.top() + area.height() * point.y)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Grid, lines, markers, and as many names as fit without covering one another."""
+        t = theme.tokens()
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        frame = QRectF(self.rect()).adjusted(0.5, 0.5, -0.5, -0.5)
+        painter.setPen(QPen(QColor(t.border), 1))
+        painter.setBrush(QColor(t.plot_background))
+        painter.drawRoundedRect(frame, 6, 6)
+        painter.setPen(QPen(QColor(t.grid), 1))
+        for k in (1, 2, 3):
+            x = round(self.width() * k / 4) + 0.5
+            painter.drawLine(QPointF(x, 1), QPointF(x, self.height() - 1))
+        for k in (1, 2):
+            y = round(self.height() * k / 3) + 0.5
+            painter.drawLine(QPointF(1, y), QPointF(self.width() - 1, y))
+        this = next((p for p in self._points if p.kind == "this"), None)
+        if this is None:
+            return
+        here, sources = self._at(this), self._sources()
+        for rank, point in enumerate(sources[:_NEAREST]):
+            painter.setPen(QPen(QColor(t.accent), 2 if rank == 0 else 1))
+            painter.drawLine(here, self._at(point))
+        order = {p.name: i for i, p in enumerate(p for p in self._points if p.kind != "this")}
+        for point in sources:
+            c = self._at(point)
+            theme.draw_marker(painter, QRectF(c.x() - _SIDE / 2, c.y() - _SIDE / 2, _SIDE, _SIDE), order[point.name])
+        painter.setPen(QPen(QColor(t.accent), 2))
+        painter.setBrush(QColor(t.plot_background))
+        painter.drawEllipse(here, 9, 9)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(t.accent))
+        painter.drawEllipse(here, 4.5, 4.5)
+        taken = [QRectF(here.x() - 11, here.y() - 11, 22, 22)]
+        taken += [QRectF(self._at(p).x() - 5, self._at(p).y() - 5, 10, 10) for p in sources]
+        self._name(painter, here, 12, self.tr("this task"), taken, accent=True)
+        for point in sources:
+            self._name(painter, self._at(point), 6, point.name, taken)
+
+    def _name(
+        self, painter: QPainter, at: QPointF, gap: float, text: str, taken: list[QRectF], *, accent: bool = False
+    ) -> None:
+        t = theme.tokens()
+        font = theme.font("caption")
+        if accent:
+            font.setWeight(font.Weight.DemiBold)
+        painter.setFont(font)
+        metrics = QFontMetricsF(font)
+        shown = metrics.elidedText(text, Qt.TextElideMode.ElideRight, 110)
+        wide, high = metrics.horizontalAdvance(shown) + 2, 16.0
+        places = [
+            QRectF(at.x() - wide / 2, at.y() + gap, wide, high),
+            QRectF(at.x() - wide / 2, at.y() - gap - high, wide, high),
+            QRectF(at.x() + gap + 4, at.y() - high / 2, wide, high),
+            QRectF(at.x() - gap - 4 - wide, at.y() - high / 2, wide, high),
+        ]
+        inside = QRectF(self.rect()).adjusted(4, 2, -4, -2)
+        for place in places:
+            moved = QRectF(place)
+            moved.moveLeft(min(max(place.left(), inside.left()), inside.right() - wide))
+            if inside.contains(moved) and not any(moved.intersects(other) for other in taken):
+                taken.append(moved)
+                painter.setPen(QColor(t.accent if accent else t.secondary))
+                painter.drawText(moved, Qt.AlignmentFlag.AlignCenter, shown)
+                return
+
+    def event(self, event: QEvent) -> bool:
+        """The name and the similarity of a point."""
+        if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
+            where = QPointF(event.pos())
+            near = [p for p in self._sources() if (self._at(p) - where).manhattanLength() < 12]
+            said = "\n".join(
+                self.tr("{name}: similarity {s}").format(name=p.name, s=f"{p.similarity:.2f}") for p in near
+            )
+            QToolTip.showText(event.globalPos(), plain(said) if said else "", self)
+            return True
+        return super().event(event)
