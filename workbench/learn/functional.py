@@ -99,7 +99,13 @@ def call(module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, 
     Buffers that the policy of ``norm`` does not read may be left out.
 
     With one channel both layouts look alike to torch, so the strides are forced.
+
+    Raises:
+        KeyError: a tensor is missing (torch itself would go on without values).
     """
+    missing = [name for name, _ in module.named_parameters() if name not in params]
+    if missing:
+        raise KeyError(f"the network was called without {', '.join(missing)}")
     laid = {name: channels_last(t) if t.ndim == 4 and t.shape[1] == 1 else t for name, t in params.items()}
     out: Tensor = torch.func.functional_call(module, (laid, dict(buffers)), (channels_last(x),))
     return out

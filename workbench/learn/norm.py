@@ -97,6 +97,8 @@ class Norm2d(nn.Module):
         """Normalise ``x [B, C, H, W]`` under the current policy."""
         policy = _policy.get()
         if policy is None:
+            if self.running_mean.is_meta and not x.is_meta:
+                raise KeyError(f"the network was called without {self.path}.running_mean and running_var")
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if policy.given is not None:
             mean, var, _ = policy.given[self.path]
