@@ -21,7 +21,8 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
     p = correct / n
     middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n)) / (1 + _Z**2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # exact at the ends, where rounding would leave the smallest of numbers
+    return (0.0 if correct == 0 else middle - half), (1.0 if correct == n else middle + half)
 
 
 def estimate(correct: Sequence[bool], shots: int, candidates_tried: int) -> Estimate | None:
@@ -51,7 +52,8 @@ def estimate(correct: Sequence[bool], shots: int, candidates_tried: int) -> Esti
     centre = (low + high) / 2
     excess = 0.5 * best_of(candidates_tried) * math.sqrt(centre * (1 - centre) / n)
     lowered = max(0.0, right - excess * n)
-    how += f"; lowered by {100 * (right - lowered) / n:.0f} points because it was picked from {candidates_tried}"
+    if right > 0:
+        how += f"; lowered by {100 * (right - lowered) / n:.0f} points because it was picked from {candidates_tried}"
     return Estimate(lowered / n, wilson(lowered, n)[0], high, how)
 
 

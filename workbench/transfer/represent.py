@@ -7,20 +7,20 @@ single picture, and every number can be explained.)
 
 from __future__ import annotations
 
-import functools
+import weakref
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-WIDEST = 256
-"""Features beyond this number are folded together, so that a source's covariance takes 256 KB instead of 10 MB."""
+WIDEST = 128
+"""Features beyond this number are folded together: a covariance takes 64 KB instead of 10, a distance 1 ms, not 1 s."""
 
-HALF = 0.25
-"""Distance (see :func:`distance`) at which the similarity is one half; see the measurements in :func:`similarity`."""
+HALF = 0.6
+"""Distance at which the similarity is one half; :func:`similarity` says where it comes from."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Representation:
     """Where a task lies in feature space; equal only to itself, so that distances can be remembered.
 
@@ -53,7 +53,7 @@ def represent(features: Tensor) -> Representation:
         features: ``[n, D]``, one row per picture; the order of the rows does not matter.
 
     Returns:
-        With ``min(D, 256)`` features: wider ones are folded (see :func:`fold`).
+        With ``min(D, 128)`` features: wider ones are folded (see :func:`fold`).
 
     Raises:
         ValueError: no picture, or features that are not finite.
@@ -80,10 +80,10 @@ def represent(features: Tensor) -> Representation:
 
 
 def fold(features: Tensor) -> Tensor:
-    """Add features up, with signs, into at most :data:`WIDEST` groups; ``[n, D] -> [n, min(D, 256)]``.
+    """Add features up, with signs, into at most :data:`WIDEST` groups; ``[n, D] -> [n, min(D, 128)]``.
 
     A fixed sparse projection (count sketch): lengths and inner products are kept on average, with a relative error of
-    about ``sqrt(2 / 256)``. Group and sign come from an integer hash of the feature's index, so that every machine and
+    about ``sqrt(2 / 128)``. Group and sign come from an integer hash of the feature's index, so that every machine and
     every version folds alike.
     """
     d = features.shape[1]
@@ -98,7 +98,10 @@ def fold(features: Tensor) -> Tensor:
     return features.new_zeros(len(features), WIDEST).index_add_(1, group, features * sign)
 
 
-@functools.lru_cache(maxsize=2048)  # the distances between the sources of an entry are asked for after every edit
+_Distances = weakref.WeakKeyDictionary[Representation, float]
+_known: weakref.WeakKeyDictionary[Representation, _Distances] = weakref.WeakKeyDictionary()
+
+
 def distance(task: Representation, source: Representation) -> float:
     """Squared Frechet distance between two tasks as a share of their spread; 0 for identical ones, no upper limit.
 
@@ -110,6 +113,14 @@ def distance(task: Representation, source: Representation) -> float:
     """
     if task.mean.shape != source.mean.shape:
         raise ValueError("two tasks are compared under the same network only")
+    # the distances between the sources of an entry are asked for after every edit; what is gone is forgotten
+    known = _known.setdefault(task, weakref.WeakKeyDictionary())
+    if source not in known:
+        known[source] = _distance(task, source)
+    return known[source]
+
+
+def _distance(task: Representation, source: Representation) -> float:
     mean = float((task.mean - source.mean).double().pow(2).sum())
     a, b = task.covariance.double(), source.covariance.double()
     spread_a, spread_b = float(a.trace()), float(b.trace())
@@ -138,7 +149,10 @@ def _bures(a: Tensor, b: Tensor) -> float:
 def similarity(task: Representation, source: Representation) -> float:
     """How much a task resembles a source, 0..1; 1 for identical ones.
 
-    ``1 / (1 + (d / HALF)^2)`` of the :func:`distance`.
+    ``1 / (1 + (d / HALF)^2)`` of the :func:`distance`. Under a Conv-4 trained on drawn characters, five classes with
+    one or five pictures each lie at 0.1 to 0.5 from the other classes of their own source, at 0.2 to 0.5 from other
+    alphabets, and at 1.7 to 5 from photographs; so what belongs together comes out above 0.6, and drawings against
+    photographs around 0.1 and below.
     """
     d = distance(task, source)
     return 0.0 if d == float("inf") else 1.0 / (1.0 + (d / HALF) ** 2)

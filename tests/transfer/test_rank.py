@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from workbench.core.values import Candidate, EntryId
+from workbench.learn.protocol import generator
+from workbench.transfer.rank import NO_TRANSFER_PRIOR, Option, choose, paired_gain, shots_of
+
+
+def option(name: str, similarity: float, losses: Sequence[float] | None = None) -> Option:
+    return Option(
+        EntryId(f"id-{name}"), name, ((f"{name} source", similarity),), None if losses is None else tuple(losses)
+    )
+
+
+def nothing(losses: Sequence[float] | None = None) -> Option:
+    return Option(None, "No transfer", (), None if losses is None else tuple(losses))
+
+
+def chosen(candidates: tuple[Candidate, ...]) -> Candidate:
+    (one,) = [c for c in candidates if c.chosen]
+    return one
+
+
+def test_one_shot_is_chosen_by_similarity_alone() -> None:
+    losses = [0.1] * 5
+    options = [option("alphabets", 0.3, [9.0] * 5), option("surfaces", 0.8, [9.0] * 5), nothing(losses)]
+    candidates, reason = choose(options, 1)
+    assert chosen(candidates).name == "surfaces"
+    assert "similarity only" in reason
+    assert "surfaces source" in reason
+    assert [c.loss for c in candidates] == [None] * 3
+    assert [c.name for c in candidates] == ["surfaces", "alphabets", "No transfer"]
+
+
+def test_with_more_shots_the_evidence_counts() -> None:
+    bad, good = [1.5, 1.4, 1.6, 1.5, 1.3] * 5, [0.2, 0.1, 0.3, 0.2, 0.4] * 5
+    candidates, reason = choose([option("alphabets", 0.8, bad), option("surfaces", 0.6, good), nothing(bad)], 5)
+    assert chosen(candidates).name == "surfaces"
+    assert "more than chance" in reason
+    assert "25 examples" in reason
+    assert chosen(candidates).loss == pytest.approx(0.24)
+    assert sum(c.weight for c in candidates) == pytest.approx(1.0)
+    assert (candidates[0].chosen, candidates[0].nearest_source, candidates[0].similarity) == (
+        True,
+        "surfaces source",
+        0.6,
+    )
+
+
+def test_the_default_is_left_only_for_a_gain_beyond_its_error() -> None:
+    gen = generator(0)
+    noise = torch.randn(25, generator=gen)
+    base = [1.0] * 25
+    for gain, expected in ((0.05, "alphabets"), (0.6, "surfaces")):
+        better = (1.0 - gain + noise).tolist()
+        mean, error = paired_gain(base, better)
+        assert (mean > error) == (expected == "surfaces")
+        candidates, reason = choose([option("alphabets", 0.5, base), option("surfaces", 0.49, better)], 5)
+        assert chosen(candidates).name == expected
+        assert ("not by more than chance" in reason) == (expected == "alphabets")
+
+
+def test_the_weight_of_the_evidence_is_k_over_k_plus_two() -> None:
+    a, b = option("a", 0.9, [2.0, 2.2]), option("b", 0.1, [1.0, 1.2])
+    for shots in (1, 2, 5, 10):
+        candidates, _ = choose([a, b], shots)
+        by_name = {c.name: c.weight for c in candidates}
+        share = 0.0 if shots == 1 else shots / (shots + 2)
+        # two options standardise to +1 and -1: a leads by 2 (1 - w) - 2 w
+        assert math.log(by_name["a"] / by_name["b"]) == pytest.approx(2 * (1 - share) - 2 * share)
+
+
+def test_no_transfer_is_a_branch_of_its_own() -> None:
+    unlike = [option("alphabets", NO_TRANSFER_PRIOR / 2), nothing()]
+    candidates, reason = choose(unlike, 1)
+    assert chosen(candidates).entry is None
+    assert "no known source resembles" in reason
+    assert (chosen(candidates).similarity, chosen(candidates).nearest_source) == (None, "")
+    candidates, reason = choose([nothing()], 5)
+    assert (chosen(candidates).entry, chosen(candidates).weight) == (None, 1.0)
+    assert "nothing has been learnt" in reason
+    worse, better = [2.0, 2.1, 2.2, 1.9] * 5, [0.5, 0.6, 0.4, 0.5] * 5
+    candidates, reason = choose([option("alphabets", 0.7, worse), nothing(better)], 5)
+    assert chosen(candidates).entry is None
+    assert reason.startswith("No transfer: ")
+
+
+@pytest.mark.parametrize(("choice", "name"), [("none", "No transfer"), ("id-alphabets", "alphabets")])
+def test_a_person_overrides(choice: str, name: str) -> None:
+    options = [option("alphabets", 0.1, [3.0] * 4), option("surfaces", 0.9, [0.1] * 4), nothing([5.0] * 4)]
+    for shots in (1, 5):
+        candidates, reason = choose(options, shots, choice)
+        assert chosen(candidates).name == name == candidates[0].name
+        assert reason.startswith("You chose")
+        auto = {c.name: c.weight for c in choose(options, shots)[0]}
+        assert {c.name: c.weight for c in candidates} == auto, "the ranking itself does not change"
+
+
+def test_what_was_chosen_and_is_gone_is_said() -> None:
+    candidates, reason = choose([option("alphabets", 0.5), nothing()], 1, "id-gone")
+    assert chosen(candidates).name == "alphabets"
+    assert "not there any more" in reason
+
+
+def test_what_was_not_measured_is_neither_punished_nor_preferred() -> None:
+    measured = [option("a", 0.6, [1.0, 1.1] * 5), option("b", 0.5, [2.0, 2.1] * 5)]
+    for other in (option("c", 0.9), option("c", 0.1)):
+        candidates, reason = choose([*measured, other], 5)
+        assert chosen(candidates).name == ("c" if other.prior == 0.9 else "a")
+        assert reason
+        assert next(c for c in candidates if c.name == "c").loss is None
+    candidates, reason = choose([option("a", 0.6, [1.0, 1.1]), option("b", 0.5), nothing()], 5)
+    assert chosen(candidates).name == "a"
+    assert "only it could be tried" in reason
+
+
+def test_the_order_of_the_library_does_not_matter() -> None:
+    gen = generator(3)
+    options = [option(str(n), 0.1 + 0.1 * n, torch.rand(20, generator=gen).tolist()) for n in range(6)]
+    first, reason = choose(options, 4)
+    for shift in range(1, 6):
+        turned, said = choose(options[shift:] + options[:shift], 4)
+        assert [(c.name, pytest.approx(c.weight)) for c in turned] == [(c.name, c.weight) for c in first]
+        assert said == reason
+
+
+def test_equal_options_share_equally_and_the_first_is_used() -> None:
+    candidates, _ = choose([option("a", 0.5, [1.0] * 4), option("b", 0.5, [1.0] * 4)], 5)
+    assert [(c.name, c.weight, c.chosen) for c in candidates] == [("a", 0.5, True), ("b", 0.5, False)]
+
+
+def test_an_entry_without_sources_counts_as_no_transfer_does() -> None:
+    bare = Option(EntryId("x"), "pretrained", (), None)
+    assert (bare.prior, bare.nearest) == (NO_TRANSFER_PRIOR, ("", None))
+    candidates, reason = choose([bare, nothing()], 1)
+    assert chosen(candidates).name == "pretrained"
+    assert "similarity only: pretrained" in reason
+
+
+def test_choosing_beats_always_taking_the_most_similar_and_seldom_loses() -> None:
+    """Synthetic networks with known worth: the gate keeps the harm small and the evidence brings a gain."""
+    gen = generator(5)
+    gains = []
+    for _ in range(200):
+        worth = torch.randn(6, generator=gen)
+        prior = (0.5 + 0.15 * (0.6 * worth + 0.8 * torch.randn(6, generator=gen))).clamp(0.01, 0.99)
+        losses = 1.5 - 0.4 * worth[:, None] + 0.8 * torch.randn(6, 25, generator=gen)
+        options = [option(str(n), float(prior[n]), losses[n].tolist()) for n in range(6)]
+        picked = int(chosen(choose(options, 5)[0]).name)
+        gains.append(float(worth[picked] - worth[int(prior.argmax())]))
+    assert sum(gains) / len(gains) > 0.3
+    assert sum(g < -0.5 for g in gains) / len(gains) < 0.05
+
+
+def test_unequal_shots_count_by_their_mean() -> None:
+    assert [shots_of(c) for c in ([5, 5], [1, 1, 5], [1, 1], [], [2, 3], [0, 0])] == [5, 2, 1, 1, 2, 1]
+
+
+def test_paired_gain() -> None:
+    mean, error = paired_gain([2.0, 3.0, 4.0], [1.0, 1.0, 1.0])
+    assert mean == 2.0
+    assert error == pytest.approx(1 / math.sqrt(3))
+    assert paired_gain([1.0], [0.5]) == (0.5, math.inf)
+    with pytest.raises(ValueError):
+        choose([], 1)
