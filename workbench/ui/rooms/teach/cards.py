@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from PySide6.QtCore import QEvent, QPoint, Qt, Signal
+from PySide6.QtCore import QEvent, QPoint, QRectF, Qt, Signal
 from PySide6.QtGui import (
+    QColor,
     QContextMenuEvent,
     QEnterEvent,
     QFocusEvent,
@@ -13,6 +14,10 @@ from PySide6.QtGui import (
     QKeyEvent,
     QKeySequence,
     QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
 )
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLineEdit, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
@@ -151,16 +156,18 @@ class ClassCard(QFrame):
         self.grid = ExampleGrid(thumbs, id_)
         head = QHBoxLayout()
         head.setContentsMargins(0, 0, 0, 0)
-        head.setSpacing(8)
-        for widget in (self.key, self.marker, self.name, self.count):
+        head.setSpacing(0)
+        for widget, gap in ((self.key, 8), (self.marker, 6), (self.name, 4), (self.count, 0)):
             head.addWidget(widget)
+            head.addSpacing(gap)
         head.addStretch(1)
         head.addWidget(self.drop_words)
         head.addWidget(self.check_icon)
+        head.addSpacing(4)
         head.addWidget(self.check_words)
         head.addWidget(self.more)
         column = QVBoxLayout(self)
-        column.setContentsMargins(12, 8, 8, 4)
+        column.setContentsMargins(12, 8, 7, 4)
         column.setSpacing(4)
         column.addLayout(head)
         column.addWidget(self.grid)
@@ -216,12 +223,12 @@ class ClassCard(QFrame):
         self.check_icon.setToolTip(self.check_words.text())
         self.drop_words.setVisible(over)
         beside = (self.key, self.marker, self.count, self.drop_words, self.check_icon, self.check_words, self.more)
-        taken = sum(w.sizeHint().width() + 8 for w in beside if not w.isHidden())
-        self.name.set_widest(max(32, self.width() - 20 - 8 - taken))
+        taken = sum(w.sizeHint().width() for w in beside if not w.isHidden())
+        self.name.set_widest(max(32, self.width() - 19 - 22 - 10 - taken))
 
-    def resizeEvent(self, event: object) -> None:
+    def resizeEvent(self, event: QResizeEvent) -> None:
         """Room for the name."""
-        super().resizeEvent(event)  # type: ignore[arg-type]
+        super().resizeEvent(event)
         self._arrange()
 
     # ---- deeds -----------------------------------------------------------------------------------
@@ -365,6 +372,20 @@ class NewClassTarget(QFrame):
 
     def _caught(self, carried: Carried) -> None:
         self._deeds.take(carried, NEW)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """The dashed edge: a style sheet's dashes are dots."""
+        super().paintEvent(event)
+        t = theme.tokens()
+        over = self.property("over") == "true"
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        pen = QPen(QColor(t.accent if over else t.border_strong), 2 if over else 1)
+        if not over:
+            pen.setDashPattern([4, 3])
+        painter.setPen(pen)
+        inset = pen.widthF() / 2
+        painter.drawRoundedRect(QRectF(self.rect()).adjusted(inset, inset, -inset, -inset), 8, 8)
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         """A click opens the chooser."""

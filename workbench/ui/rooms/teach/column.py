@@ -1,4 +1,7 @@
-"""The left column: all class cards, the target for a new one, and the adaptation slider pinned below."""
+"""The left column: all class cards, the target for a new one, and the adaptation slider pinned below.
+
+It includes the gap to the next column, where its scroll bar lies.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,10 @@ class ClassColumn(QWidget):
     def set_compact(self, compact: bool) -> None:
         """The narrow form: the new class is a button in the head."""
         self._compact = compact
-        self.setFixedWidth(264 if compact else 312)
+        wide, gap = (264, 12) if compact else (312, 16)
+        self.setFixedWidth(wide + gap)
+        for part in (self._head, self._inside, self.adaptation):
+            part.setFixedWidth(wide)
         self.new_button.setVisible(compact)
         self._count.setVisible(not compact)
         self.target.setVisible(not compact)

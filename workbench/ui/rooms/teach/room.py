@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QHideEvent, QKeyEvent, QKeySequence, QShowEvent
-from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QWidget
+from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QSpacerItem, QWidget
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.teach import TeachTask
@@ -52,8 +52,11 @@ class TeachRoom(Room):
         self.apply_button = self.add_action(button(self.tr("Apply to a folder"), "primary", "folder"))
         self.apply_button.clicked.connect(self.open_apply)
         row = self._row = QHBoxLayout()
+        row.setSpacing(0)
         row.addWidget(self.column)
         row.addWidget(self.queries, 1)
+        self._gap = QSpacerItem(16, 0)
+        row.addSpacerItem(self._gap)
         row.addWidget(self.why)
         self.body.addLayout(row, 1)
         self.deeds.said.connect(self._said)
@@ -65,6 +68,7 @@ class TeachRoom(Room):
         self.predictor.failed.connect(self._refused)
         state.theme_changed.connect(self.update)
         state.busy_changed.connect(self._show_state)
+        self.setMinimumSize(800, 420)  # its parts give way to this; the wide form must not keep a window wide
         self.compact_changed(compact=False)
         self._show()
 
@@ -164,7 +168,8 @@ class TeachRoom(Room):
 
     def compact_changed(self, compact: bool) -> None:
         """Narrow columns in a narrow window."""
-        self._row.setSpacing(12 if compact else 16)
+        self._gap.changeSize(12 if compact else 16, 0)
+        self._row.invalidate()
         self.why.setFixedWidth(240 if compact else 308)
         self.column.set_compact(compact)
         self.queries.set_compact(compact)

@@ -38,6 +38,7 @@ class WhyPanel(QFrame):
         self._all = False
         self._compact = False
         self._dimmed = False
+        self._sections: list[QVBoxLayout] = []
         self.setProperty("role", "panel")
         self.setAccessibleName(self.tr("Why"))
         inside = QWidget()
@@ -52,7 +53,9 @@ class WhyPanel(QFrame):
         self._column.addStretch(1)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(1, 1, 1, 1)
-        outer.addWidget(scroll(inside))
+        self._area = scroll(inside)
+        self._area.verticalScrollBar().rangeChanged.connect(self._make_room)
+        outer.addWidget(self._area)
 
     def _section(self, top: int = 12) -> QVBoxLayout:
         holder = QWidget()
@@ -60,6 +63,7 @@ class WhyPanel(QFrame):
         made.setContentsMargins(16, top, 16, 10)
         made.setSpacing(0)
         self._column.addWidget(holder)
+        self._sections.append(made)
         return made
 
     def _build_estimate(self) -> None:
@@ -103,10 +107,18 @@ class WhyPanel(QFrame):
         self.no_map = label("", "secondary", wrap=True)
         column.addWidget(self.no_map)
 
+    def _make_room(self, _low: int, high: int) -> None:
+        """The scroll bar lies in the padding, so that nothing moves when it comes."""
+        for section in self._sections:
+            margins = section.contentsMargins()
+            margins.setRight(4 if high else 16)
+            section.setContentsMargins(margins)
+
     # ---- content ---------------------------------------------------------------------------------
     def set_compact(self, compact: bool) -> None:
         """The narrow form."""
         self._compact = compact
+        self.map.setFixedHeight(80 if compact else 104)
         self.show_result(self._result, self._task, dimmed=self._dimmed)
 
     def show_result(self, result: TeachResult | None, task: TeachTask, *, dimmed: bool) -> None:
