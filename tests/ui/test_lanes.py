@@ -180,7 +180,9 @@ def test_numbers_events_and_progress_are_pulled(lanes, qtbot):
         return "done"
 
     done = []
-    lanes.submit("train", work, title="t", on_done=lambda _: done.append((len(numbers), len(events))), on_event=own.append)
+    lanes.submit(
+        "train", work, title="t", on_done=lambda _: done.append((len(numbers), len(events))), on_event=own.append
+    )
     qtbot.waitUntil(lambda: bool(done))
     assert done == [(5, 5)], "everything is delivered before the result"
     assert [m.step for m in numbers] == own == events == [0, 1, 2, 3, 4]

@@ -42,8 +42,8 @@ class Panel(QFrame):
         self.header.addWidget(self._beside)
         self._beside.setVisible(bool(beside))
         self.header.addStretch(1)
-        head.setVisible(bool(title))
         column.addWidget(head)
+        head.setVisible(bool(title))  # after it has a parent: a widget without one would show as a window
         if rule:
             column.addWidget(line())
         self.body = QVBoxLayout()

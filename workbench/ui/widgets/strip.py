@@ -55,7 +55,7 @@ class MessageStrip(QFrame):
         self._text.setWordWrap(True)
         self._text.setTextFormat(Qt.TextFormat.RichText)  # only ever given escaped text
         self._text.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        self.action = button("", "secondary", size="small")
+        self.action = button("", "secondary", size="small", name=self.tr("Act on the message"))
         self.action.clicked.connect(self._act)
         self.dismiss = button("", "icon", "close", size="small", name=self.tr("Dismiss the message"))
         self.dismiss.clicked.connect(self.clear)
@@ -92,7 +92,8 @@ class MessageStrip(QFrame):
         self._icon.set(_ICONS.get(kind, "info"), _INK.get(kind, "accent"))
         set_property(self, "tone", kind)
         self.action.setText(action_text)
-        self.action.setAccessibleName(action_text)
+        self.action.setAccessibleName(action_text or self.tr("Act on the message"))
+        self.action.setToolTip("")
         self.action.setVisible(bool(action_text))
         self.setAccessibleName(f"{headline} {detail}".strip())
         self._write()
