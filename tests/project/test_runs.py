@@ -19,7 +19,6 @@ from workbench.core.storage import Ops
 from workbench.core.values import Role, TaskClass, Validation
 from workbench.project import runs, sealed
 from workbench.project.runs import (
-    append_metrics,
     create_run,
     list_runs,
     look_at_runs,
@@ -158,37 +157,44 @@ def test_requests_from_others_are_checked(tmp_path: Path, rest: dict[str, object
         read_request(folder)
 
 
+def _log(folder: Path, metrics: list[Metric]) -> None:
+    """What a run appends, a line for each number; a line cut short is closed first."""
+    with (folder / runs.METRICS).open("ab") as stream:
+        if stream.tell() and not (folder / runs.METRICS).read_bytes().endswith(b"\n"):
+            stream.write(b"\n")
+        stream.write(b"".join(msgspec.json.encode(m) + b"\n" for m in metrics))
+
+
 def _metric(step: int, value: float, name: str = "train/loss") -> Metric:
     return Metric(name, step, value, step / 10, value - 0.1 if step % 2 else None, None)
 
 
-def test_metrics_are_appended_and_read(tmp_path: Path) -> None:
+def test_metrics_are_read_in_order(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
     first, second = [_metric(n, 1 / (n + 1)) for n in range(5)], [_metric(5, 0.1), _metric(5, 0.9, "train/accuracy")]
-    append_metrics(tmp_path, first)
-    append_metrics(tmp_path, [])
-    append_metrics(tmp_path, second)
+    _log(tmp_path, first)
+    _log(tmp_path, second)
     assert read_metrics(tmp_path) == first + second
 
 
 def test_a_line_that_was_cut_is_skipped_wherever_the_cut_was(tmp_path: Path) -> None:
     metrics = [_metric(n, 0.5) for n in range(3)]
-    append_metrics(tmp_path, metrics)
+    _log(tmp_path, metrics)
     file = tmp_path / runs.METRICS
     whole = file.read_bytes()
     last = whole.index(b"\n", whole.index(b"\n") + 1) + 1
     for cut in range(last, len(whole) - 1):
         file.write_bytes(whole[:cut])
         assert read_metrics(tmp_path) == metrics[:2]
-        append_metrics(tmp_path, [_metric(7, 0.25)])
+        _log(tmp_path, [_metric(7, 0.25)])
         assert read_metrics(tmp_path) == [*metrics[:2], _metric(7, 0.25)]
     file.write_bytes(whole[:last] + b"\xff\xfe\n" + whole[last:])
     assert read_metrics(tmp_path) == metrics
 
 
 def test_what_a_resumed_run_measured_again_replaces_what_came_before(tmp_path: Path) -> None:
-    append_metrics(tmp_path, [_metric(n, 0.5) for n in range(6)] + [_metric(3, 0.7, "validation/accuracy")])
-    append_metrics(tmp_path, [_metric(n, 0.25) for n in range(4, 6)])
+    _log(tmp_path, [_metric(n, 0.5) for n in range(6)] + [_metric(3, 0.7, "validation/accuracy")])
+    _log(tmp_path, [_metric(n, 0.25) for n in range(4, 6)])
     found = read_metrics(tmp_path)
     assert [(m.step, m.value) for m in found if m.name == "train/loss"] == [
         (0, 0.5), (1, 0.5), (2, 0.5), (3, 0.5), (4, 0.25), (5, 0.25),

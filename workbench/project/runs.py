@@ -235,25 +235,6 @@ def find_run(project: Path, run_id: str) -> TrainRun:
     raise WorkbenchError("The run was not found", why, f"Give one of {ids}" if ids else "Start one with train")
 
 
-def append_metrics(folder: Path, metrics: Iterable[Metric]) -> None:
-    """Add numbers to a run's log, one line each, in one write; a line that was cut short before is closed first.
-
-    Raises:
-        StorageError: it could not be written.
-    """
-    lines = b"".join(msgspec.json.encode(m) + b"\n" for m in metrics)
-    file = folder / METRICS
-    try:
-        with file.open("ab+") as stream:
-            if stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1))[1] != b"\n":
-                lines = b"\n" + lines
-            stream.write(lines)
-    except OSError as error:
-        raise StorageError(
-            f"{file} was not written", error.strerror or str(error), "Free some space and resume the run"
-        ) from error
-
-
 def read_metrics(folder: Path) -> list[Metric]:
     """The numbers of a run.
 
