@@ -53,7 +53,7 @@ def norm(grads: Mapping[str, Tensor]) -> float:
     """Euclidean norm of all gradients together; not finite where any of them is."""
     if not grads:
         return 0.0
-    return float(torch.stack([g.detach().norm().double() for g in grads.values()]).norm())
+    return float(torch.stack([g.detach().norm() for g in grads.values()]).norm())
 
 
 @torch.no_grad()
