@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -139,14 +140,10 @@ def test_the_bundle_predicts_checks_itself_and_opens_again(go, tmp_path, network
     assert path.name == "garments-more.zip"
     folder = tmp_path / "elsewhere"
     with zipfile.ZipFile(path) as archive:
-        assert set(archive.namelist()) >= {
-            "model.json",
-            "weights.safetensors",
-            "model.onnx",
-            "labels.txt",
-            "preprocess.json",
-        }
-        assert set(archive.namelist()) >= {"README.md", "check.json", "run.py", "pixels.py", "thumbnails/0000.png"}
+        names = (
+            "model.json weights.safetensors model.onnx labels.txt preprocess.json README.md check.json run.py pixels.py"
+        )
+        assert {*names.split(), "thumbnails/0000.png"} <= set(archive.namelist())
         archive.extractall(folder)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     done = python("run.py", "--check", "thumbnails", "broken.png", cwd=folder)
@@ -333,6 +330,17 @@ def test_cancelling_ends_the_process_and_leaves_nothing(go, tmp_path) -> None:
         go("safetensors", tmp_path / "new", ctx)
     assert not (tmp_path / "new").exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".export")] == []
+
+
+def test_what_a_killed_export_left_is_swept_once_it_is_old(go, tmp_path) -> None:
+    old, new = tmp_path / ".out.1.export", tmp_path / ".out.2.export"
+    for stray in (old, new):
+        stray.mkdir()
+        (stray / "x.onnx").write_bytes(b"half")
+    os.utime(old, (1, 1))
+    go("safetensors", tmp_path / "out")
+    assert not old.exists()
+    assert new.exists(), "it may belong to an export that is still at work"
 
 
 def test_statistics_of_the_batch_are_refused(go, tmp_path) -> None:

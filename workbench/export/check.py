@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -116,7 +116,7 @@ def verify(
         words = "this application is not in it" if format_ in ("pt2", "safetensors") else "no PyTorch in it"
         note(Check("Loaded in a clean process", f"{report.runtime}, {words}", f"{report.load_seconds:.1f} s", ok=True))
         if format_ == "safetensors":
-            found = _check_tensors(exported / file, report, expected, network, pixels, note)
+            found = _check_tensors(exported / file, report, expected, network, pixels, note, ctx)
             equal = 0
         else:
             equal = sum(a == b for a, b in zip(report.result["hashes"], expected.pixels_sha256, strict=True))
@@ -241,7 +241,8 @@ def _check_tensors(
     expected: Expected,
     network: nn.Module | None,
     pixels: Array | None,
-    note: Any,
+    note: Callable[[Check], None],
+    ctx: Context,
 ) -> Comparison:
     """A weights file has no structure to run: compare its tensors bit for bit, then refill a network from it alone."""
     if network is None or pixels is None:
@@ -251,8 +252,8 @@ def _check_tensors(
     equal = same == len(wanted) == len(read)
     note(Check("Same weights", "tensors read there, equal bit for bit", f"{same} / {len(wanted)}", equal))
     emptied = refilled(network, weights.decode(storage.load(path), path.name))
-    together = answers(emptied, pixels)
-    alone = [answers(emptied, pixels[i : i + 1]) for i in range(len(pixels))]
+    together = answers(emptied, pixels, ctx)
+    alone = [answers(emptied, pixels[i : i + 1], ctx) for i in range(len(pixels))]
     singly = (np.concatenate([a[0] for a in alone]), np.concatenate([a[1] for a in alone]))
     found = compare(expected, Answers(*together, *singly))
     # Wiped numbers are not finite, and neither is an answer that rests on one.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.core.context import Context
 from workbench.core.values import Preprocess
 from workbench.export.model import Manifest, SelfCheck
 from workbench.export.weights import Array, state_of
@@ -97,18 +98,21 @@ class Comparison:
     agreement: tuple[tuple[int, float, float], ...]
 
 
-def answers(network: nn.Module, pixels: Array) -> tuple[Array, Array]:
+def answers(network: nn.Module, pixels: Array, ctx: Context | None = None) -> tuple[Array, Array]:
     """Logits ``[n, N]`` and probabilities ``[n, N+1]`` of 8-bit pictures ``[n, S, S, C]``, in this process.
 
     Args:
         network: on the CPU, in eval mode.
         pixels: uint8.
+        ctx: cancel, looked at every few pictures.
     """
     import torch
 
     logits, probabilities = [], []
     with torch.no_grad():
         for start in range(0, len(pixels), _TOGETHER):
+            if ctx is not None:
+                ctx.check()
             x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + _TOGETHER].transpose(0, 3, 1, 2)))
             out = network(x.float().div(255))
             logits.append(out[0].float().numpy())
@@ -116,9 +120,9 @@ def answers(network: nn.Module, pixels: Array) -> tuple[Array, Array]:
     return np.concatenate(logits), np.concatenate(probabilities)
 
 
-def expected_of(network: nn.Module, pixels: Array) -> Expected:
+def expected_of(network: nn.Module, pixels: Array, ctx: Context | None = None) -> Expected:
     """What this network answers to 8-bit pictures ``[n, S, S, C]``."""
-    logits, probabilities = answers(network, pixels)
+    logits, probabilities = answers(network, pixels, ctx)
     return Expected(logits, probabilities, tuple(pixel_hash(p) for p in pixels), tensor_hashes(state_of(network)))
 
 

@@ -20,7 +20,7 @@ from workbench.core import storage
 from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.paths import display
 from workbench.core.teach import check_name
-from workbench.core.values import Candidate, EntryId, Estimate, Preprocess
+from workbench.core.values import Candidate, Estimate, Preprocess
 from workbench.export import archive, weights
 from workbench.export.weights import Array
 
@@ -217,10 +217,7 @@ def _manifest(raw: _File) -> Manifest:
             raise ValueError("a file is named that lies outside the model")
     given: dict[str, Any] = {f.name: getattr(raw, f.name) for f in fields(Manifest)}
     given["preprocess"] = Preprocess(**msgspec.structs.asdict(raw.preprocess))
-    given["candidates"] = tuple(
-        Candidate(**{**msgspec.structs.asdict(c), "entry": None if c.entry is None else EntryId(c.entry)})
-        for c in raw.candidates
-    )
+    given["candidates"] = tuple(Candidate(**msgspec.structs.asdict(c)) for c in raw.candidates)
     given["estimate"] = Estimate(**msgspec.structs.asdict(raw.estimate)) if raw.estimate else None
     return Manifest(**given)
 
@@ -272,10 +269,8 @@ def with_files(
     """
     support = manifest.support
     if thumbnails:
-        support = tuple(
-            msgspec.structs.replace(image, thumbnail=name)
-            for image, name in zip(manifest.support, thumbnails, strict=True)
-        )
+        named = zip(support, thumbnails, strict=True)
+        support = tuple(msgspec.structs.replace(image, thumbnail=name) for image, name in named)
     entries = tuple(
         FileEntry(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in sorted(files.items())
     )
@@ -331,8 +326,7 @@ def _assemble(
 ) -> tuple[Manifest, dict[str, Array], list[bytes]]:
     listed = {entry.name: entry for entry in manifest.files}
     wanted = {manifest.weights, *(image.thumbnail for image in manifest.support if image.thumbnail)}
-    missing = wanted - set(listed)
-    if missing:
+    if wanted - set(listed):
         raise StorageError(
             f"{where} was not opened", "its list of files is not complete", "Ask its author for another copy"
         )
@@ -369,11 +363,7 @@ def _check(data: bytes | None, entry: FileEntry, where: str) -> None:
 
 def _names_in(folder: Path) -> set[str]:
     """Files of an earlier model in the folder, by the names that only ``write_model`` gives."""
-    return (
-        {p.relative_to(folder).as_posix() for pattern in _OURS for p in folder.glob(pattern)}
-        if folder.is_dir()
-        else set()
-    )
+    return {p.relative_to(folder).as_posix() for pattern in _OURS for p in folder.glob(pattern)}
 
 
 _OURS = ("weights-*.safetensors", "thumbnails/*.png")
@@ -400,14 +390,9 @@ def _refuse_others(folder: Path) -> None:
     if MODEL_FILE in present:
         # A damaged model may be replaced; another program's model.json may not.
         with contextlib.suppress(msgspec.MsgspecError, OSError):
-            head = msgspec.json.decode(storage.ops.read(folder / MODEL_FILE), type=_Kind)
-            if head.kind == KIND:
+            if msgspec.json.decode(storage.ops.read(folder / MODEL_FILE), type=dict).get("kind") == KIND:
                 return
         if not {name.split("/")[0] for name in _names_in(folder)} & present:
             raise refused
     elif present - {name.split("/")[0] for name in _names_in(folder)}:
         raise refused
-
-
-class _Kind(msgspec.Struct):
-    kind: str

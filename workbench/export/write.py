@@ -131,7 +131,7 @@ def export(
     ready = copy.deepcopy(network).cpu().float().eval()
     pixels = np.stack([p for _, p in pictures])
     ctx.status("Asking the application for its answers")
-    expected = expected or expected_of(ready, pixels)
+    expected = expected or expected_of(ready, pixels, ctx)
     ctx.check()
     ctx.status("Writing the file")
     files = _build(ready, manifest, tensors, thumbnails, format_, file)

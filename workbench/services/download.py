@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 _SILENCE = 20.0
 _LARGEST = 4 << 30
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def weights_path(backbone: str) -> Path:
@@ -154,13 +153,11 @@ def _items(
     """What the reading thread hands over, until it is through; a cancel is seen within a tenth of a second."""
     while True:
         ctx.check()
-        try:
+        with contextlib.suppress(queue.Empty):
             item = arrived.get(timeout=0.1)
-        except queue.Empty:
-            continue
-        if item is None:
-            return
-        yield item
+            if item is None:
+                return
+            yield item
 
 
 def _read(
@@ -244,7 +241,7 @@ def _agreed(offered: int | None, size: int | None, host: str) -> int | None:
 
 def _refuse_unsafe(url: str) -> None:
     parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")):
         return
     raise _refused(f"{parts.scheme or 'this'} addresses are not fetched, only https")
 
@@ -288,16 +285,13 @@ def _failed(error: BaseException, host: str, done: int, total: int | None) -> Wo
     return _refused(f"something unexpected happened ({type(error).__name__}: {str(error)[:100]})")
 
 
-def _refused(why: str) -> WorkbenchError:
-    return WorkbenchError(
-        "The file was not downloaded", why, "Try again later, or get the file another way and load it from disk"
-    )
+def _refused(why: str, first: str = "Try again later") -> WorkbenchError:
+    advice = f"{first}, or get the file another way and load it from disk"
+    return WorkbenchError("The file was not downloaded", why, advice)
 
 
 def _offline(why: str) -> WorkbenchError:
-    return WorkbenchError(
-        "The file was not downloaded", why, "Check the connection, or get the file another way and load it from disk"
-    )
+    return _refused(why, "Check the connection")
 
 
 def _broken(host: str, done: int, total: int | None) -> WorkbenchError:
@@ -321,10 +315,6 @@ def load_weights_file(path: Path, ctx: Context) -> dict[str, Tensor]:
 
     A ``.safetensors`` file is read here. A ``.pth`` or ``.pt`` file is a pickle: a process of its own turns it into
     safetensors first (tensors only, no network, limited) and the result is kept in the cache.
-
-    Args:
-        path: ``.safetensors``, ``.pth`` or ``.pt``.
-        ctx: status and cancel.
 
     Raises:
         WorkbenchError: not such a file, damaged, or one that holds more than tensors.
