@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QApplication
+
+from workbench.core.errors import JobCancelledError, WorkbenchError
+from workbench.core.teach import AddClass
+from workbench.core.values import ClassId
+from workbench.services import jobs
+from workbench.services.requests import CheckRow, Exported, NearTie
+from workbench.ui.rooms.export.agreement import lines
+from workbench.ui.rooms.export.room import ExportRoom
+
+from .test_state import image
+
+CHECKS = (
+    CheckRow("Written", "garments.onnx", "0.5 MB", True),
+    CheckRow("Loaded in a clean process", "onnxruntime, no PyTorch in it", "1.4 s", True),
+    CheckRow("Same top class", "two best differ by more than 0.001", "3 / 3", True),
+    CheckRow("Near-ties listed", "two best within 0.001", "1", True),
+)
+
+
+def exported(format_: str = "onnx") -> Exported:
+    tie = NearTie(image("q"), ("hat", "shoe"), (0.4512, 0.4507), (0.4511, 0.4508))
+    return Exported(
+        format_, ("/out/garments.onnx", "/out/run.py"), True, 4, 1.0, 2.1e-6, 3.4e-6, (tie,), CHECKS,
+        ((0, 0.9, 0.9), (1, 0.7, 0.7)), 500000, 6.2, "/out",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def taught(state):
+    for i, name in enumerate(("hat", "shoe", "skirt")):
+        state.edit(AddClass(ClassId(f"c{i}"), name, (image(name),)))
+    return state
+
+
+@pytest.fixture
+def room(taught, qtbot, monkeypatch):
+    monkeypatch.setattr(jobs, "save_taught", lambda request, project, model, ctx: model)
+    made = ExportRoom(taught)
+    qtbot.addWidget(made)
+    made.resize(1364, 800)
+    made.show()
+    return made
+
+
+def test_says_to_teach_first(state, qtbot):
+    made = ExportRoom(state)
+    qtbot.addWidget(made)
+    assert not made.ready()
+    assert made.primary.isHidden()
+    with qtbot.waitSignal(state.room_changed) as gone:
+        made._places.widget(0).findChild(type(made.primary)).click()
+    assert gone.args == ["teach"]
+    state.edit(AddClass(ClassId("a"), "hat", (image("a"),)))
+    assert not made.ready()
+    state.edit(AddClass(ClassId("b"), "shoe", (image("b"),)))
+    assert made.ready()
+    assert not made.primary.isHidden()
+
+
+def test_checks_are_ticked_while_it_runs(room, taught, qtbot, monkeypatch):
+    asked, gate = [], threading.Event()
+
+    def export(request, project, ctx):
+        asked.append((request, project))
+        ctx.status("Writing the file")
+        ctx.event(CHECKS[0])
+        assert gate.wait(10)
+        return exported(request.format)
+
+    monkeypatch.setattr(jobs, "export", export)
+    qtbot.mouseClick(room.primary, Qt.MouseButton.LeftButton)
+    assert room.primary.text() == "Stop"
+    rows = room.verification.rows
+    qtbot.waitUntil(lambda: not rows["Written"].waits)
+    assert rows["Same top class"].waits
+    assert room.verification.chip.text() == "Running"
+    gate.set()
+    qtbot.waitUntil(lambda: room.primary.text() == "Export again")
+    assert room.verification.chip.text() == "Passed"
+    assert list(room.verification.rows) == [c.name for c in CHECKS]
+    assert room.cards.cards["onnx"].state().startswith("verified")
+    assert room.cards.cards["bundle"].state() == "not written yet"
+    request, project = asked[0]
+    assert request.format == "onnx"
+    assert project == taught.project_path
+    assert request.out == str(taught.project_path / "exports" / "garments")
+    assert "2 pictures" in room.agreement.scatter.accessibleName()
+    assert '"garments.onnx"' in room.usage.code.code()
+
+
+def test_a_refusal_is_said_and_nothing_counts_as_written(room, qtbot, monkeypatch):
+    def export(request, project, ctx):
+        ctx.event(CheckRow("Same probabilities", "largest difference", "0.1", False))
+        raise WorkbenchError("garments.onnx was not written", "it answers otherwise", "Use another format")
+
+    monkeypatch.setattr(jobs, "export", export)
+    room.export()
+    qtbot.waitUntil(room.strip.isVisible)
+    assert room.verification.chip.text() == "Refused"
+    assert "it answers otherwise" in room.strip.text()
+    assert "failed" in room.verification.rows["Same probabilities"].accessibleName()
+    assert room.cards.cards["onnx"].state() == "not written yet"
+    assert room.primary.text() == "Export"
+
+
+def test_stop_ends_it(room, qtbot, monkeypatch):
+    def export(request, project, ctx):
+        while True:
+            ctx.check()
+
+    monkeypatch.setattr(jobs, "export", export)
+    room.export()
+    job = room._job
+    qtbot.waitUntil(lambda: job.state == "running")
+    room.export_or_stop()
+    qtbot.waitUntil(lambda: job.over)
+    assert room.primary.text() == "Export"
+    with pytest.raises(JobCancelledError):
+        job.ctx.check()
+
+
+def test_a_later_edit_marks_the_file_as_out_of_date(room, taught, qtbot, monkeypatch):
+    monkeypatch.setattr(jobs, "export", lambda request, project, ctx: exported())
+    room.export()
+    qtbot.waitUntil(lambda: room.primary.text() == "Export again")
+    taught.edit(AddClass(ClassId("c9"), "dress", (image("d"),)))
+    assert room.cards.cards["onnx"].state() == "taught since"
+    taught.undo()
+    assert room.cards.cards["onnx"].state().startswith("verified")
+
+
+def test_formats_by_keyboard(room, qtbot):
+    cards = room.cards
+    cards.cards["onnx"].setFocus()
+    QTest.keyClick(cards.cards["onnx"], Qt.Key.Key_Down)
+    assert cards.value() == "safetensors"
+    QTest.keyClick(cards.cards["safetensors"], Qt.Key.Key_Up)
+    QTest.keyClick(cards.cards["bundle"], Qt.Key.Key_Return)
+    assert cards.value() == "bundle"
+    assert "run.py photo.jpg" in room.usage.code.code()
+    assert "chosen" in cards.cards["bundle"].accessibleName()
+
+
+def test_copy_as_command(room, qtbot):
+    qtbot.mouseClick(room.command, Qt.MouseButton.LeftButton)
+    said = QApplication.clipboard().text()
+    assert said.startswith("workbench export ")
+    assert "--format onnx" in said
+    from workbench.cli.parser import parse
+
+    arguments = parse(said.split()[1:])
+    assert arguments.command == "export"
+    assert arguments.format == "onnx"
+
+
+def test_copy_the_lines(room, qtbot):
+    qtbot.mouseClick(room.usage.copy, Qt.MouseButton.LeftButton)
+    assert QApplication.clipboard().text().splitlines()[0] == "import onnxruntime as ort"
+
+
+@pytest.mark.parametrize("format_", ["onnx", "safetensors", "pt2"])
+def test_the_lines_are_python(format_):
+    code = lines(format_, "x" + {"onnx": ".onnx", "safetensors": ".safetensors", "pt2": ".pt2"}[format_])
+    compile(code, format_, "exec")
