@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from io import BytesIO
@@ -19,10 +18,10 @@ from workbench.core import storage
 from workbench.core.context import Context
 from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.paths import escape, unescape
-from workbench.core.values import Estimate, ImageRef, Preprocess, TaskClass
-from workbench.data.pixels import open_image, to_pixels
+from workbench.core.values import Estimate, ImageRef, TaskClass
 from workbench.data.thumbnails import thumbnail
-from workbench.export.model import Manifest, SelfCheck, SupportImage, read_model, write_model
+from workbench.export.compare import PROBABILITY_TOLERANCE, self_check, self_check_difference
+from workbench.export.model import Manifest, SupportImage, read_model, write_model
 from workbench.learn.answer import Answering
 from workbench.learn.calibrate import HeldOut
 from workbench.learn.features import trunk_digest
@@ -34,7 +33,6 @@ from workbench.services.survey import Seen
 from workbench.services.teaching import Taught
 
 _THUMBNAIL = 160
-_SELF_CHECKS = 5
 _PICTURES = "pictures of a model"
 
 
@@ -113,9 +111,9 @@ def write(
             "versions": {n: version(n) for n in ("torch", "meta-transfer-workbench")},
         },
         support=tuple(SupportImage(i, image.name, image.sha256) for i, image in images),
-        self_check=_self_checks(network, k.preprocess, thumbnails, [i for i, _ in images]),
     )
-    arrays = {n: np.ascontiguousarray(t.detach().cpu().numpy()) for n, t in tensors.items()}
+    manifest = replace(manifest, self_check=self_check(network, manifest, thumbnails))
+    arrays = {n: np.asarray(t.detach().cpu().numpy(), order="C") for n, t in tensors.items()}
     return write_model(out, manifest, arrays, thumbnails)
 
 
@@ -129,30 +127,11 @@ def thumbnail_png(image: ImageRef) -> bytes:
     return buffer.getvalue()
 
 
-def _self_checks(
-    network: Answering, p: Preprocess, thumbnails: list[bytes], labels: list[int]
-) -> tuple[SelfCheck, ...]:
-    out = []
-    for index in [labels.index(c) for c in sorted(set(labels))][:_SELF_CHECKS]:
-        pixels = to_pixels(
-            open_image(thumbnails[index]), size=p.size, channels=p.channels, fit=p.fit, resample=p.resample
-        )
-        with torch.no_grad():
-            probabilities = network(from_pixels(pixels[None]))[1][0].tolist()
-        out.append(SelfCheck(index, hashlib.sha256(pixels.tobytes()).hexdigest(), tuple(probabilities)))
-    return tuple(out)
-
-
-def from_pixels(pixels: np.ndarray) -> Tensor:
-    """8-bit pictures ``[n, H, W, C]`` as the answering network's input ``[n, C, H, W]`` in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div(255).contiguous()
-
-
 def open_model(path: Path) -> OpenModel:
     """Open a model folder or a bundle.
 
     Raises:
-        StorageError: it is not a model, is damaged, or could do harm.
+        StorageError: it is not a model, is damaged, could do harm, or answers otherwise than where it was made.
         WorkbenchError: it needs an algorithm or a backbone that this version lacks.
     """
     manifest, arrays, thumbnails = read_model(path)
@@ -178,6 +157,12 @@ def open_model(path: Path) -> OpenModel:
         raise StorageError(
             f"{path} was not opened", f"its tensors do not fit its network ({error})", "Make the model again"
         ) from error
+    if not self_check_difference(network, manifest, thumbnails) <= PROBABILITY_TOLERANCE:
+        raise StorageError(
+            f"{path} was not opened",
+            "it does not answer as it did where it was made",
+            "Open it with the version of the workbench that made it, or make the model again",
+        )
     digest = trunk_digest(state)
     knowledge = Knowledge(
         None, manifest.provenance.get("knowledge", manifest.name), algorithm, state, manifest.preprocess, digest, ()

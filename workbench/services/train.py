@@ -312,7 +312,7 @@ def _save(
             | {"python": platform.python_version()},
         },
     )
-    arrays = {name: np.ascontiguousarray(t.detach().numpy()) for name, t in tensors.items()}
+    arrays = {name: np.asarray(t.detach().numpy(), order="C") for name, t in tensors.items()}
     library = Library(project)
     path = library.save(entry, arrays)
     return library.find(entry.id)[0], path
