@@ -18,7 +18,7 @@ _AFTER = re.compile(r"After (\d+) steps?")
 
 
 class AdaptationPanel(QFrame):
-    """The slider; the last position is where one stands after every new prediction.
+    """The slider; hidden while there is only one position, as without anything to transfer from.
 
     Signals:
         step_changed(int): the person moved it.
@@ -49,10 +49,9 @@ class AdaptationPanel(QFrame):
         names = () if result is None else tuple(self._words(n) for n in result.step_names)
         same = names == self._names
         self._names = names
+        self.setVisible(len(names) > 1)
         if result is None or len(names) < 2:
             self.slider.set_steps(1, 0)
-            one = names[0] if names else ""
-            self.slider.set_ends(self.tr("Before") if not names else "", "", one, self._figure(result, -1))
         else:
             self.slider.set_steps(len(names), self.slider.value() if same else len(names) - 1)
             self.slider.set_ends(names[0], self._figure(result, 0), names[-1], self._figure(result, -1))
@@ -77,8 +76,8 @@ class AdaptationPanel(QFrame):
         name = self._names[self.slider.value()] if len(self._names) > self.slider.value() else ""
         self.slider.track.setAccessibleName(self.tr("Adaptation: {name}").format(name=name))
 
-    def _figure(self, result: TeachResult | None, at: int) -> str:
-        found: Estimate | None = result.step_estimates[at] if result is not None and result.step_estimates else None
+    def _figure(self, result: TeachResult, at: int) -> str:
+        found: Estimate | None = result.step_estimates[at] if result.step_estimates else None
         if found is None:
             return ""
         value, between = interval(found)

@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QComboBox, QDialog, QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QDialog, QFileDialog, QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from workbench.core.context import Progress
 from workbench.core.errors import WorkbenchError
@@ -34,7 +34,9 @@ class ApplyDialog(QDialog):
         self._model = state.project_path / "models" / f"apply-{secrets.token_hex(6)}"
         self._folder = ""
         self._saving = ""
-        self._problems = 0
+        self._paths: tuple[str, ...] = ()
+        self._saved_to = ""
+        self._has_rows = False
         self.job: Job | None = None
         names = {c.id: c.name for c in state.teach.classes} | {NONE: NONE_OF_THESE}
         labelled = {sha: names[id_] for sha, id_ in state.teach.labels.items() if id_ in names}
@@ -53,6 +55,7 @@ class ApplyDialog(QDialog):
             self.tr("Every picture in it is predicted. Originals are never moved or changed."),
             icon="folder",
             action=self.tr("Choose a folder"),
+            filled=True,
         )
         self.target.dropped.connect(self.start)
         self.status = label("", "secondary")
@@ -109,21 +112,27 @@ class ApplyDialog(QDialog):
         column.addWidget(self.target, 1)
         column.addWidget(self._running)
         column.addWidget(self._filters)
-        column.addWidget(self.table, 1)
+        self._frame = QFrame()
+        self._frame.setProperty("role", "panel")
+        inside = QVBoxLayout(self._frame)
+        inside.setContentsMargins(1, 1, 1, 1)
+        inside.addWidget(self.table)
+        column.addWidget(self._frame, 1)
+        self._rest = QWidget()
+        column.addWidget(self._rest, 1)
         column.addLayout(foot)
 
     def _show_phase(self) -> None:
-        running, done = self.job is not None, self.rows.columnCount() and bool(self._folder) and self._has_rows
+        running, done = self.job is not None, self._has_rows
         self.target.setVisible(not running and not done)
         self._running.setVisible(running)
-        self._filters.setVisible(bool(done))
-        self.table.setVisible(bool(done))
-        self.csv.setVisible(bool(done))
-        self.copies.setVisible(bool(done))
+        self._rest.setVisible(running and not done)
+        self._filters.setVisible(done)
+        self._frame.setVisible(done)
+        self.csv.setVisible(done)
+        self.copies.setVisible(done)
         self.csv.setEnabled(not running)
         self.copies.setEnabled(not running)
-
-    _has_rows = False
 
     # ---- predicting ------------------------------------------------------------------------------
     def start(self, folders: list[str]) -> None:

@@ -69,7 +69,8 @@ def unpack(mime: QMimeData) -> Carried | None:
 
 def from_clipboard() -> Carried | None:
     """What the clipboard holds."""
-    return unpack(QGuiApplication.clipboard().mimeData())
+    mime: QMimeData | None = QGuiApplication.clipboard().mimeData()  # None where the clipboard was cleared
+    return None if mime is None else unpack(mime)
 
 
 def _pixels(image: QImage) -> Pasted:

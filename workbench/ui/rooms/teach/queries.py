@@ -163,6 +163,7 @@ class QueriesPanel(QFrame):
 
     def _reorder(self, _key: str = "") -> None:
         self._sort_when_answered = False
+        self.list.looked_at = False
         self._set_order(keep=False)
         self.list.scrollToTop()
         self._sheet(dimmed=self.list.rows.sheet.dimmed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, QItemSelectionModel, QModelIndex, QPersistentModelIndex, QPoint, Qt, Signal
-from PySide6.QtGui import QHelpEvent, QKeyEvent, QKeySequence, QMouseEvent
+from PySide6.QtGui import QHelpEvent, QKeyEvent, QKeySequence, QMouseEvent, QWheelEvent
 from PySide6.QtWidgets import QAbstractItemView, QListView, QToolTip, QWidget
 
 from workbench.core.paths import display
@@ -19,6 +19,9 @@ _Index = QModelIndex | QPersistentModelIndex
 
 class QueryList(QListView):
     """Rows of queries.
+
+    Attributes:
+        looked_at: whether the person has moved in it since it was last ordered; then nothing may move under the eye.
 
     Signals:
         label_wanted(int): index of the class (-1: none of these) for the selected rows.
@@ -39,6 +42,7 @@ class QueryList(QListView):
     def __init__(self, thumbs: Thumbs, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._thumbs = thumbs
+        self.looked_at = False
         self.rows = QueryModel(self)
         self.setModel(self.rows)
         self.painter_ = QueryDelegate(thumbs, self)
@@ -80,6 +84,11 @@ class QueryList(QListView):
 
     def set_order(self, rows: list[ImageRef]) -> None:
         """Another order; what was selected and current stays so, and the current row stays where one looks."""
+        if not self.looked_at:
+            self.rows.set_rows(rows)
+            self.scrollToTop()
+            self.go(0)
+            return
         chosen, current = set(self.chosen()), self.current()
         bar = self.verticalScrollBar()
         offset = self.rows.place(current) * ROW - bar.value() if current else 0
@@ -134,6 +143,7 @@ class QueryList(QListView):
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """A key button or "Accept"; anything else selects."""
+        self.looked_at = True
         self._by_keyboard(on=False)
         row, what = self.hit(event.position().toPoint())
         if event.button() == Qt.MouseButton.LeftButton and what:
@@ -145,6 +155,11 @@ class QueryList(QListView):
                 self.label_wanted.emit(int(what))
             return
         super().mousePressEvent(event)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Scrolling is looking."""
+        self.looked_at = True
+        super().wheelEvent(event)
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         """Hover of the small controls in the row."""
@@ -170,6 +185,7 @@ class QueryList(QListView):
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Digits label, Enter accepts, Backspace takes back, Delete removes, N goes to the next to label."""
         self._by_keyboard(on=True)
+        self.looked_at = True
         key = Qt.Key(event.key())
         plain_ = not event.modifiers() & ~(Qt.KeyboardModifier.KeypadModifier | Qt.KeyboardModifier.ShiftModifier)
         if event.matches(QKeySequence.StandardKey.Paste):

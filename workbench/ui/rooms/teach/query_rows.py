@@ -29,6 +29,7 @@ ROW = 76
 _KEY = 28
 _PAD = 16
 _NAME = 88
+_LEAST = 76
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,14 @@ class Geometry:
         ]
 
     def below_keys(self) -> QRect:
-        """The line under the key buttons; empty where these take two lines."""
-        return QRect() if self.compact or self.classes > 4 else QRect(self.column.left(), 45, 156, 20)
+        """The line under the key buttons, or beside them where they take two lines; empty where there is no room."""
+        if self.compact:
+            return QRect()
+        if self.classes <= 4:
+            return QRect(self.column.left(), 45, 156, 20)
+        last = self.buttons()[-1][1]
+        place = QRect(last.right() + 8, last.top() + 4, self.column.right() - last.right() - 8, 20)
+        return place if place.width() >= _LEAST else QRect()
 
     def said(self, *, current: bool) -> QRect:
         """Where "Accept" or the person's label stands."""
@@ -229,7 +236,10 @@ class QueryDelegate(QStyledItemDelegate):
         elif next_ and current:
             painter.setFont(theme.font("name"))
             painter.setPen(QColor(t.accent))
-            painter.drawText(place, Qt.AlignmentFlag.AlignVCenter, self.tr("Label this next"))
+            shown = QFontMetrics(painter.font()).elidedText(
+                self.tr("Label this next"), Qt.TextElideMode.ElideRight, place.width()
+            )
+            painter.drawText(place, Qt.AlignmentFlag.AlignVCenter, shown)
         elif found is not None:
             ink = t.accent if over == "accept" else t.secondary
             icons.draw(painter, QRectF(place.left(), place.top() + 2, 16, 16), "check", ink)

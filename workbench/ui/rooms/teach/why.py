@@ -104,7 +104,7 @@ class WhyPanel(QFrame):
         column.addSpacing(8)
         self.map = TaskMap()
         column.addWidget(self.map)
-        self.no_map = label("", "secondary", wrap=True)
+        self.no_map = label("", "caption", wrap=True)
         column.addWidget(self.no_map)
 
     def _make_room(self, _low: int, high: int) -> None:
@@ -132,9 +132,7 @@ class WhyPanel(QFrame):
         self.map.setVisible(known)
         self.no_map.setVisible(not known)
         self.no_map.setText(
-            ""
-            if known
-            else self.tr("Two classes with an example each are needed first.")
+            self.tr("Shown beside the tasks that are known.")
             if result is None
             else self.tr("Nothing that was learnt is used, so there is nothing to compare with.")
         )
@@ -175,8 +173,8 @@ class WhyPanel(QFrame):
                 row.show_candidate(shown[i], dimmed=dimmed, compact=self._compact)
         self.more.setVisible(len(found) > len(shown))
         self.more.setText(self.tr("Show all {n}").format(n=len(found)))
-        self.reason.setText("" if result is None else result.reason)
-        self.reason.setVisible(result is not None)
+        soon = self.tr("Chosen as soon as two classes have an example.")
+        self.reason.setText(soon if result is None else result.reason)
 
     def _show_all(self) -> None:
         self._all = True
