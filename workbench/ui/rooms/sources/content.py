@@ -81,3 +81,17 @@ def narrow(sections: Sequence[Section], words: str, slice_s: float = 0.008) -> I
         if shown:
             found.append(Section(section.name, section.hue, section.images, tuple(shown), section.share))
     yield tuple(found)
+
+
+def all_items(sections: Sequence[Section]) -> Iterator[tuple[str, ImageRef]]:
+    """Class name and picture of every cell, in order."""
+    for section in sections:
+        for cell in range(section.count):
+            yield section.name, section.image(cell)
+
+
+def count_marked(sections: Sequence[Section], marks: frozenset[str]) -> tuple[int, ...]:
+    """How many pictures of each class are among ``marks``."""
+    if not marks:
+        return (0,) * len(sections)
+    return tuple(sum(s.image(i).sha256 in marks for i in range(s.count)) if s.hue >= 0 else 0 for s in sections)

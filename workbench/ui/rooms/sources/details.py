@@ -17,6 +17,7 @@ from workbench.ui.widgets.panel import scroll
 from workbench.ui.widgets.strip import IconLabel
 from workbench.ui.widgets.thumbs import Thumb, Thumbs
 
+MOST = 2000  # selected pictures that are looked at one by one
 _ROLES = ((Role.TRAIN, "Meta-train"), (Role.VALIDATION, "Validation"), (Role.HELD_OUT, "Held out"))
 
 
@@ -88,7 +89,7 @@ class Details(QFrame):
         row.addLayout(words, 1)
         column.addWidget(self._ready)
         self.set_compact(False)
-        self.show_selection([], "")
+        self.show_selection([], 0, "")
 
     def _make_picture(self) -> QWidget:
         made = QWidget()
@@ -118,11 +119,12 @@ class Details(QFrame):
         self._role_column.setContentsMargins(side, 10, side, 12)
         self._thumb.setFixedSize(*(2 * (72 if compact else 96,)))
 
-    def show_selection(self, items: Sequence[tuple[str, ImageRef]], mode: str) -> None:
+    def show_selection(self, items: Sequence[tuple[str, ImageRef]], n: int, mode: str) -> None:
         """The selected pictures.
 
         Args:
-            items: class name and picture.
+            items: class name and picture, at most the first ``MOST``.
+            n: how many are selected.
             mode: how the one picture is stored ("RGB, upright by EXIF"), "" while unknown.
         """
         self._picture.setVisible(bool(items))
@@ -140,11 +142,14 @@ class Details(QFrame):
             self._name.setAccessibleName(image.name)
             self._facts.setText("\n".join(facts + ([turned] if turned else [])))
             return
-        classes = len({n for n, _i in items})
-        self._name.setText(self.tr("{n} selected").format(n=f"{len(items):,}"))
+        self._name.setText(self.tr("{n} selected").format(n=f"{n:,}"))
         self._name.setToolTip("")
-        where = items[0][0] if classes == 1 else count(classes, "class", "classes")
-        self._facts.setText(f"{where}\n{len_text(sum(i.size for _n, i in items))}\n{self.tr('Delete takes them out')}")
+        facts = [self.tr("Delete takes them out")]
+        if n == len(items):
+            classes = len({name for name, _i in items})
+            where = items[0][0] if classes == 1 else count(classes, "class", "classes")
+            facts = [where, len_text(sum(i.size for _n, i in items)), *facts]
+        self._facts.setText("\n".join(facts))
 
     def show_task(self, task: Task | None, findings: Sequence[Finding], episode: Episode, *, checking: bool) -> None:
         """The task's role and findings."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from PySide6.QtCore import Qt
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtCore import Qt, QUrl
+from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QDialog,
@@ -21,6 +22,14 @@ from workbench.core.values import Problem
 from workbench.ui.widgets.controls import button, label
 
 _MOST = 2000
+
+
+def open_folder(path: str) -> bool:
+    """Open the folder of a file (or the nearest one there is) in the system's file manager; says whether it could."""
+    place = Path(path)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return QDesktopServices.openUrl(QUrl.fromLocalFile(str(place if place.is_dir() else place.parent)))
 
 
 class FilesDialog(QDialog):

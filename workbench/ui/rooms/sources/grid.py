@@ -7,8 +7,9 @@ comes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from heapq import nsmallest
 
-from PySide6.QtCore import QEvent, QPoint, QRect, QRectF, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QPoint, QRect, QRectF, Qt, Signal
 from PySide6.QtGui import (
     QColor,
     QFocusEvent,
@@ -24,10 +25,10 @@ from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QWidget
 from workbench.core.values import ImageRef
 from workbench.ui import theme
 from workbench.ui.rooms.sources.cells import draw_cell
-from workbench.ui.rooms.sources.content import Section
+from workbench.ui.rooms.sources.content import Section, all_items, count_marked
 from workbench.ui.rooms.sources.headers import draw_header, name_width
 from workbench.ui.rooms.sources.keyboard import press
-from workbench.ui.rooms.sources.layout import HEADER, GridLayout
+from workbench.ui.rooms.sources.layout import HEADER, GridLayout, Hit
 from workbench.ui.rooms.sources.selection import Selection
 from workbench.ui.rooms.sources.words import count
 from workbench.ui.widgets.thumbs import Thumbs
@@ -98,7 +99,7 @@ class ThumbnailGrid(QAbstractScrollArea):
 
     def _choose_again(self, chosen: set[tuple[str, str]], current: tuple[str, str] | None) -> None:
         cursor = None
-        for flat, (name, image) in enumerate(self._all()):
+        for flat, (name, image) in enumerate(all_items(self.sections)):
             key = (name, image.sha256)
             if key in chosen:
                 self.choice.chosen.add(flat)
@@ -110,12 +111,7 @@ class ThumbnailGrid(QAbstractScrollArea):
     def set_marks(self, marks: frozenset[str]) -> None:
         """Pictures with something to check."""
         self._marks = marks
-        if marks:
-            self._marked = tuple(
-                sum(s.image(i).sha256 in marks for i in range(s.count)) if s.hue >= 0 else 0 for s in self.sections
-            )
-        else:
-            self._marked = (0,) * len(self.sections)
+        self._marked = count_marked(self.sections, marks)
         self.viewport().update()
 
     def set_cell(self, side: int) -> None:
@@ -139,9 +135,10 @@ class ThumbnailGrid(QAbstractScrollArea):
                 found.append((self.sections[s].name, self.sections[s].image(flat - self.map.starts[s])))
         return found
 
-    def selection(self) -> list[tuple[str, ImageRef]]:
-        """Class name and picture of what is selected, in order."""
-        return self.items(self.choice.chosen)
+    def selection(self, most: int | None = None) -> list[tuple[str, ImageRef]]:
+        """Class name and picture of what is selected, in order; at most the first ``most``."""
+        chosen = self.choice.chosen
+        return self.items(chosen if most is None else nsmallest(most, chosen))
 
     def current_item(self) -> tuple[str, ImageRef] | None:
         """Class name and picture of the current cell."""
@@ -150,7 +147,7 @@ class ThumbnailGrid(QAbstractScrollArea):
 
     def select_hashes(self, hashes: frozenset[str]) -> None:
         """Select all pictures with these contents and go to the first."""
-        self.choice.take(flat for flat, (_n, image) in enumerate(self._all()) if image.sha256 in hashes)
+        self.choice.take(flat for flat, (_n, image) in enumerate(all_items(self.sections)) if image.sha256 in hashes)
         if self.choice.chosen and self.choice.current is not None:
             self._open_section(self.map.section_of(self.choice.current))
             self._reveal(self.choice.current)
@@ -161,11 +158,6 @@ class ThumbnailGrid(QAbstractScrollArea):
         for s, section in enumerate(self.sections):
             if section.name == name:
                 self.verticalScrollBar().setValue(self.map.tops[s])
-
-    def _all(self) -> Iterable[tuple[str, ImageRef]]:
-        for section in self.sections:
-            for i in range(section.count):
-                yield section.name, section.image(i)
 
     def _arrange(self) -> None:
         collapsed = frozenset(i for i, s in enumerate(self.sections) if s.name in self._collapsed)
@@ -256,10 +248,6 @@ class ThumbnailGrid(QAbstractScrollArea):
         self._visible = {}
         self._arrange()
 
-    def sizeHint(self) -> QSize:
-        """Eight columns."""
-        return QSize(696, 480)
-
     # ---- selection -------------------------------------------------------------------------------
     def _reveal(self, flat: int) -> None:
         _x, y = self.map.position(flat)
@@ -285,16 +273,17 @@ class ThumbnailGrid(QAbstractScrollArea):
         self._collapsed ^= {self.sections[s].name}
         self._arrange()
 
+    def _hit(self, event: QMouseEvent) -> Hit | None:
+        at = event.position().toPoint()
+        return self.map.at(at.x(), at.y() + self._scroll(), self._scroll())
+
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """Choose a cell, toggle a class, or begin a rubber band."""
         self._keyboard = False
-        at = event.position().toPoint()
-        hit = self.map.at(at.x(), at.y() + self._scroll(), self._scroll())
-        if event.button() is Qt.MouseButton.RightButton:
+        at, hit = event.position().toPoint(), self._hit(event)
+        if event.button() is not Qt.MouseButton.LeftButton:
             if hit is not None and hit.cell is not None and hit.cell not in self.choice.chosen:
                 self._choose(hit.cell, Qt.KeyboardModifier.NoModifier)
-            return
-        if event.button() is not Qt.MouseButton.LeftButton:
             return
         if hit is not None and hit.cell is None:
             self.toggle_section(hit.section)
@@ -311,7 +300,7 @@ class ThumbnailGrid(QAbstractScrollArea):
         """Pull the rubber band; scroll at the edges; tint the cell under the pointer."""
         at = event.position().toPoint()
         if self._pressed is None or not event.buttons() & Qt.MouseButton.LeftButton:
-            hit = self.map.at(at.x(), at.y() + self._scroll(), self._scroll())
+            hit = self._hit(event)
             self._set_hover(-1 if hit is None or hit.cell is None else hit.cell)
             return
         bar = self.verticalScrollBar()
@@ -332,8 +321,7 @@ class ThumbnailGrid(QAbstractScrollArea):
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
         """See it large."""
-        at = event.position().toPoint()
-        hit = self.map.at(at.x(), at.y() + self._scroll(), self._scroll())
+        hit = self._hit(event)
         if hit is not None and hit.cell is not None:
             self.opened.emit()
         elif hit is not None:
@@ -412,9 +400,4 @@ class ThumbnailGrid(QAbstractScrollArea):
         if self._keyboard and self.choice.current is None and first is not None:
             self.choice.put_cursor(first)
             self._told()
-        self.viewport().update()
-
-    def focusOutEvent(self, event: QFocusEvent) -> None:
-        """The cursor's frame goes."""
-        super().focusOutEvent(event)
         self.viewport().update()

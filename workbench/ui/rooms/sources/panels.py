@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from PySide6.QtCore import Qt, QTimer
+from PySide6.QtCore import QRectF, Qt, QTimer
+from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QSlider, QWidget
 
 from workbench.core.values import Task
-from workbench.ui import icons
+from workbench.ui import icons, theme
 from workbench.ui.rooms.sources.content import Section, narrow, sections_of
 from workbench.ui.rooms.sources.grid import LARGEST, SMALLEST, USUAL, ThumbnailGrid
 from workbench.ui.rooms.sources.task_list import TaskList, counts
@@ -69,6 +70,25 @@ class TasksPanel(Panel):
         self._foot.setVisible(not compact)
 
 
+class _Search(QLineEdit):
+    """A line with a magnifying glass, 28 px high."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setTextMargins(20, 0, 0, 0)
+        self.setFixedHeight(28)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() == Qt.Key.Key_Escape and self.text():
+            self.clear()
+        else:
+            super().keyPressEvent(event)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        icons.draw(QPainter(self), QRectF(9, self.height() / 2 - 8, 16, 16), "search", theme.tokens().secondary)
+
+
 class PicturesPanel(Panel):
     """The pictures of a task.
 
@@ -85,15 +105,11 @@ class PicturesPanel(Panel):
         self._counts = ""
         self._compact = False
         self.body.setSpacing(0)
-        self.filter = QLineEdit()
+        self.filter = _Search()
         self.filter.setPlaceholderText(self.tr("Filter"))
         self.filter.setAccessibleName(self.tr("Filter by class or file name"))
-        self.filter.setToolTip(self.tr("Words in the class or file name (Ctrl+F)"))
-        self.filter.setClearButtonEnabled(True)
+        self.filter.setToolTip(self.tr("Words in the class or file name (Ctrl+F); Escape clears"))
         self.filter.setFixedWidth(152)
-        self._icon = self.filter.addAction(
-            icons.icon("search", 16, "secondary"), QLineEdit.ActionPosition.LeadingPosition
-        )
         self.zoom = QSlider(Qt.Orientation.Horizontal)
         self.zoom.setRange(SMALLEST, LARGEST)
         self.zoom.setValue(USUAL)
@@ -145,10 +161,6 @@ class PicturesPanel(Panel):
         """Type into the filter."""
         self.filter.setFocus(Qt.FocusReason.ShortcutFocusReason)
         self.filter.selectAll()
-
-    def tint(self) -> None:
-        """The theme changed."""
-        self._icon.setIcon(icons.icon("search", 16, "secondary"))
 
     def set_compact(self, compact: bool) -> None:
         """A narrower filter."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 from PySide6.QtCore import QMimeData, QPoint, Qt, QTimer, QUrl
-from PySide6.QtGui import QDesktopServices, QKeyEvent, QKeySequence, QShortcut, QShowEvent
+from PySide6.QtGui import QKeySequence, QShortcut, QShowEvent
 from PySide6.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QStackedWidget, QWidget
 
 from workbench.core.values import ImageRef, Problem, Role, Task, TaskId
@@ -16,9 +15,9 @@ from workbench.ui.lanes import Job
 from workbench.ui.rooms.sources import findings as check
 from workbench.ui.rooms.sources import menus
 from workbench.ui.rooms.sources.checker import Checker
-from workbench.ui.rooms.sources.details import Details
+from workbench.ui.rooms.sources.details import MOST, Details
 from workbench.ui.rooms.sources.empty import EmptySources, sample_folders
-from workbench.ui.rooms.sources.files_dialog import FilesDialog
+from workbench.ui.rooms.sources.files_dialog import FilesDialog, open_folder
 from workbench.ui.rooms.sources.panels import PicturesPanel, TasksPanel
 from workbench.ui.rooms.sources.viewer import Viewer
 from workbench.ui.rooms.sources.where import assign
@@ -68,7 +67,6 @@ class SourcesRoom(Room):
         state.tasks_changed.connect(self._rebuild.start)
         state.project_changed.connect(self._rebuild.start)
         state.lanes.progress.connect(self._progress)
-        state.theme_changed.connect(self.pictures.tint)
         self._refresh()
 
     # ---- building --------------------------------------------------------------------------------
@@ -202,14 +200,14 @@ class SourcesRoom(Room):
         self._selected()
 
     def _selected(self) -> None:
-        items = self.grid.selection()
+        items = self.grid.selection(MOST)
         mode = self.checker.mode(items[0][1]) if len(items) == 1 else ""
-        self.details.show_selection(items, mode)
+        self.details.show_selection(items, len(self.grid.choice.chosen), mode)
         if len(items) == 1 and not mode:
             self._describe_later.start()
 
     def _describe_current(self) -> None:
-        items = self.grid.selection()
+        items = self.grid.selection(2)
         if len(items) == 1:
             self.checker.describe(items[0][1])
 
@@ -346,17 +344,10 @@ class SourcesRoom(Room):
 
     def show_file(self, path: str) -> None:
         """Open the folder of a file."""
-        place = Path(path)
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        folder = str(place if place.is_dir() else place.parent)
-        if not QDesktopServices.openUrl(QUrl.fromLocalFile(folder)):
+        if not open_folder(path):
             QApplication.clipboard().setText(path)
-            self.show_message(
-                "info",
-                self.tr("No file manager answered."),
-                self.tr("The path is on the clipboard: {path}").format(path=path),
-            )
+            said = self.tr("The path is on the clipboard: {path}").format(path=path)
+            self.show_message("info", self.tr("No file manager answered."), said)
 
     def list_files(self, title: str, problems: Iterable[Problem]) -> None:
         """Show files with their reasons."""
@@ -403,10 +394,3 @@ class SourcesRoom(Room):
         """The chosen episode may have changed in Train."""
         super().showEvent(event)
         self._rebuild.start()
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Escape clears the filter."""
-        if event.key() == Qt.Key.Key_Escape and self.filter.text():
-            self.filter.clear()
-        else:
-            super().keyPressEvent(event)

@@ -1,0 +1,393 @@
+"""A live plot of training: curves by pyqtgraph; axes, bands, direct labels, cross-hair and tooltip painted by us.
+
+Importing this file imports numpy and pyqtgraph (half a second), so do it on a worker thread first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyqtgraph as pg
+from PySide6.QtCore import QEvent, QPointF, QRect, QSize, Qt
+from PySide6.QtGui import (
+    QColor,
+    QFocusEvent,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+)
+from PySide6.QtWidgets import QFrame, QSizePolicy, QWidget
+
+from workbench.ui import theme
+from workbench.ui.plots import painting
+from workbench.ui.plots.series import Floats, Series, accuracy_range, loss_range, round_up, thin
+
+LEFT, TOP, RIGHT, BOTTOM = 40, 12, 124, 28
+_SMALLEST = 1e-6
+DASHES: tuple[tuple[float, ...], ...] = ((6, 4), (2, 3), (8, 3, 2, 3), (10, 4))
+
+
+@dataclass(slots=True)
+class Curve:
+    """One curve: its numbers, its look and the items that draw it.
+
+    Attributes:
+        label: for people.
+        hue: index of the class colours.
+        live: drawn as it grows, with a dot and a label at its end.
+        smoothed: it follows the chosen smoothing.
+    """
+
+    label: str
+    hue: int
+    live: bool
+    smoothed: bool
+    dash: tuple[float, ...]
+    series: Series
+    line: pg.PlotDataItem
+    faint: pg.PlotDataItem | None = None
+    shown: int = field(default=-1)
+
+
+class CurvePlot(QWidget):
+    """A plot whose x is the number of episodes.
+
+    Args:
+        title: what is plotted, for the accessible name.
+        accuracy: values are fractions: the axis stays within 0..1 and the band of the interval is drawn.
+        parent: owner.
+    """
+
+    def __init__(self, title: str, *, accuracy: bool = False, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.title = title
+        self.accuracy = accuracy
+        self.curves: dict[str, Curve] = {}
+        self.log = False
+        self.expected: float | None = None
+        self.reference: tuple[float, str] | None = None
+        self.at: float | None = None
+        self._smoothing = 0.0
+        self._pen_width = 1.0
+        self.x_range = (0.0, 1000.0)
+        self.y_range = (0.0, 1.0)
+        self.setAccessibleName(f"{title} plot")
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.setMinimumSize(260, 140)
+        self.setMouseTracking(True)
+        self.view = pg.GraphicsView(self, background=None)
+        self.view.setFrameShape(QFrame.Shape.NoFrame)
+        self.view.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self.view.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.view.setStyleSheet("background: transparent")
+        self.view.viewport().setAutoFillBackground(False)
+        self.box = pg.ViewBox(enableMenu=False, border=None)
+        self.box.setMouseEnabled(False, False)
+        self.box.disableAutoRange()
+        self.box.setDefaultPadding(0)
+        self.view.setCentralItem(self.box)
+        self.front = _Front(self)
+        self.refresh()
+
+    # ---- what is plotted -------------------------------------------------------------------------
+    def add_live(self, key: str, label: str, hue: int, *, smoothed: bool = False, faint: bool = False) -> None:
+        """A curve that grows with :meth:`append`.
+
+        Args:
+            key: names it.
+            label: for people.
+            hue: index of the class colours.
+            smoothed: it is noisy: the line follows the chosen smoothing.
+            faint: the measured values are drawn faintly behind the line.
+        """
+        series = Series(self._smoothing if smoothed else 0.0)
+        curve = Curve(label, hue, True, smoothed, (), series, self._item())
+        if faint:
+            curve.faint = self._item(antialias=False)
+            curve.faint.setZValue(-2)
+        self._add(key, curve)
+
+    def add_overlay(self, key: str, label: str, hue: int, dash: int, x: Sequence[float], y: Sequence[float]) -> None:
+        """A finished curve of an earlier run, dashed and labelled at the right."""
+        curve = Curve(label, hue, False, False, DASHES[dash % len(DASHES)], Series(), self._item())
+        for a, b in zip(x, y, strict=True):
+            curve.series.append(a, b)
+        self._add(key, curve)
+        self.refresh()
+
+    def remove(self, key: str) -> None:
+        """Take a curve off."""
+        curve = self.curves.pop(key, None)
+        if curve is not None:
+            for item in (curve.line, curve.faint):
+                if item is not None:
+                    self.box.removeItem(item)
+            self.refresh()
+
+    def clear_live(self) -> None:
+        """Empty the live curves; overlays stay."""
+        for curve in self.curves.values():
+            if curve.live:
+                curve.series.clear()
+                curve.shown = -1
+        self.at = None
+        self.refresh()
+
+    def append(self, key: str, x: float, y: float, low: float | None = None, high: float | None = None) -> None:
+        """One more point of a live curve; shown at the next :meth:`refresh`."""
+        self.curves[key].series.append(x, y, low, high)
+
+    def set_log(self, log: bool) -> None:
+        """Logarithmic or linear values."""
+        self.log = log
+        self._restyle()
+
+    def set_smoothing(self, weight: float) -> None:
+        """Weight of the past in the smoothed line, 0 for none."""
+        self._smoothing = weight
+        for curve in self.curves.values():
+            if curve.smoothed:
+                curve.series.set_smoothing(weight)
+        self._restyle()
+
+    def set_expected(self, episodes: float | None) -> None:
+        """How many episodes the run will have, so that the axis is the whole run."""
+        self.expected = episodes
+
+    def set_reference(self, value: float, label: str) -> None:
+        """A level to compare with, for example chance."""
+        self.reference = (value, label)
+        self.refresh()
+
+    def set_running(self, running: bool) -> None:
+        """Lines are 1 px while a run is live (2 px cost four times as much) and 2 px afterwards."""
+        self._pen_width = 1.0 if running else 2.0
+        self._restyle()
+
+    # ---- drawing ---------------------------------------------------------------------------------
+    def refresh(self) -> None:
+        """Bring everything up to date: one ``setData`` per curve that changed."""
+        self._fit()
+        for curve in self.curves.values():
+            if curve.shown == curve.series.n:
+                continue
+            curve.shown = curve.series.n
+            x = curve.series.x
+            curve.line.setData(*self._drawn(x, curve.series.smooth))
+            if curve.faint is not None:
+                curve.faint.setData(*self._drawn(x, curve.series.y))
+        self.setAccessibleDescription(self.summary())
+        self.update()
+        self.front.update()
+
+    def summary(self) -> str:
+        """The plot in one or two sentences."""
+        parts = []
+        for curve in self.curves.values():
+            s = curve.series
+            if s.n:
+                ends = (
+                    f", 95 % interval {s.low[-1]:.3f} to {s.high[-1]:.3f}"
+                    if s.banded and s.low[-1] == s.low[-1]
+                    else ""
+                )
+                parts.append(
+                    f"{curve.label} {s.smooth[-1]:.3f} at episode {s.x[-1]:,.0f}, from {s.smooth[0]:.3f}{ends}"
+                )
+        if self.reference is not None:
+            parts.append(f"{self.reference[1]} {self.reference[0]:.2f}")
+        return f"{self.title}: {'; '.join(parts)}." if parts else f"{self.title}: no values yet."
+
+    @property
+    def plot_rect(self) -> QRect:
+        """Where the curves are, in widget pixels."""
+        return QRect(LEFT, TOP, max(10, self.width() - LEFT - self._right()), max(10, self.height() - TOP - BOTTOM))
+
+    def to_pixels(self, x: float, y: float) -> QPointF:
+        """A point of the data in widget pixels."""
+        r = self.plot_rect
+        value = self._mapped_one(y)
+        across = (x - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
+        up = (value - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
+        return QPointF(r.left() + across * r.width(), r.top() + (1 - up) * r.height())
+
+    def sizeHint(self) -> QSize:
+        """The design's size."""
+        return QSize(600, 196)
+
+    def _right(self) -> int:
+        return RIGHT if self.width() >= 420 else 76
+
+    def _item(self, *, antialias: bool = True) -> pg.PlotDataItem:
+        item = pg.PlotDataItem(antialias=antialias)
+        self.box.addItem(item)
+        item.setClipToView(True)
+        item.setDownsampling(auto=True, method="peak")
+        return item
+
+    def _add(self, key: str, curve: Curve) -> None:
+        self.remove(key)
+        if not curve.live:
+            curve.line.setZValue(-1)
+        self.curves[key] = curve
+        self._pens(curve)
+
+    def _pens(self, curve: Curve) -> None:
+        colour = theme.class_colour(curve.hue)
+        pen = QPen(colour, self._pen_width if curve.live else max(1.0, self._pen_width - 0.5))
+        pen.setCosmetic(True)
+        if curve.dash:
+            pen.setDashPattern([d / pen.widthF() for d in curve.dash])
+        curve.line.setPen(pen)
+        if curve.faint is not None:
+            pale = QColor(colour)
+            pale.setAlphaF(0.25)
+            thin_pen = QPen(pale, 1.0)
+            thin_pen.setCosmetic(True)
+            curve.faint.setPen(thin_pen)
+
+    def _restyle(self) -> None:
+        for curve in self.curves.values():
+            self._pens(curve)
+            curve.shown = -1
+        self.refresh()
+
+    def _drawn(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """What is handed to the plot: thinned first, so that the logarithm is taken of few values."""
+        few_x, few_y = thin(x, y)
+        return few_x, np.log10(np.maximum(few_y, _SMALLEST)) if self.log else few_y
+
+    def _mapped_one(self, value: float) -> float:
+        return math.log10(max(value, _SMALLEST)) if self.log else value
+
+    def _fit(self) -> None:
+        drawn = [c.series for c in self.curves.values() if c.series.n]
+        furthest = max((float(s.x[-1]) for s in drawn), default=0.0)
+        right = max(self.expected or 0.0, furthest)
+        self.x_range = (0.0, right if self.expected and right <= self.expected * 1.001 else round_up(max(right, 100.0)))
+        reference = self.reference[0] if self.reference else None
+        self.y_range = accuracy_range(drawn, reference) if self.accuracy else loss_range(drawn, self.log)
+        r = self.plot_rect
+        if self.view.geometry() != r:
+            self.view.setGeometry(r)
+        self.box.setRange(xRange=self.x_range, yRange=self.y_range, padding=0, disableAutoRange=True)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Background, grid, axes and bands, under the curves."""
+        painting.back(self, QPainter(self))
+
+    def tooltip(self) -> tuple[str, list[tuple[int, tuple[float, ...], str]]]:
+        """Heading and rows (hue, dash, text) of the tooltip at the cross-hair."""
+        at = self.at or 0.0
+        rows = []
+        for curve in self.curves.values():
+            i = curve.series.nearest(at)
+            if i is None or at > curve.series.x[-1] * 1.02 + 1:
+                continue
+            s = curve.series
+            text = f"{s.smooth[i]:.3f}"
+            if s.banded and np.isfinite(s.low[i]):
+                text += f" ({s.low[i]:.3f}–{s.high[i]:.3f})"
+            rows.append((curve.hue, curve.dash, f"{text}  {curve.label}" if not curve.live else text))
+        return f"Episode {at:,.0f}", rows
+
+    # ---- pointer and keyboard --------------------------------------------------------------------
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        """The cross-hair follows the pointer and snaps to the nearest point."""
+        r = self.plot_rect
+        if r.contains(event.position().toPoint()):
+            share = (event.position().x() - r.left()) / r.width()
+            self._set_cursor(self._snap(self.x_range[0] + share * (self.x_range[1] - self.x_range[0])))
+        elif not self.hasFocus():
+            self._set_cursor(None)
+
+    def leaveEvent(self, event: QEvent) -> None:
+        """The cross-hair goes with the pointer."""
+        self._set_cursor(None)
+        super().leaveEvent(event)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Left and right move the cross-hair by a point (with Shift by ten), Home and End jump, Escape hides it."""
+        xs = self._positions()
+        key = event.key()
+        if not len(xs) or key not in _KEYS:
+            super().keyPressEvent(event)
+            return
+        if key == Qt.Key.Key_Escape:
+            if self.at is None:
+                super().keyPressEvent(event)
+            self._set_cursor(None)
+            return
+        many = 10 if event.modifiers() & Qt.KeyboardModifier.ShiftModifier else 1
+        now = int(np.searchsorted(xs, self.at)) if self.at is not None else len(xs)
+        place = {
+            Qt.Key.Key_Home: 0,
+            Qt.Key.Key_End: len(xs) - 1,
+            Qt.Key.Key_Left: now - many,
+            Qt.Key.Key_Right: now + many,
+        }[Qt.Key(key)]
+        self._set_cursor(float(xs[min(max(place, 0), len(xs) - 1)]))
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        """Leaving the plot hides the cross-hair."""
+        self._set_cursor(None)
+        super().focusOutEvent(event)
+
+    def _positions(self) -> Floats:
+        drawn = sorted(
+            (c for c in self.curves.values() if c.series.n),
+            key=lambda c: (not c.live, not c.series.banded, -c.series.n),
+        )
+        return drawn[0].series.x if drawn else np.empty(0)
+
+    def _snap(self, x: float) -> float | None:
+        live = [c.series for c in self.curves.values() if c.series.n and (x <= c.series.x[-1] or not c.live)]
+        best = sorted(live, key=lambda s: not s.banded)[:1]
+        if not best:
+            return None
+        i = best[0].nearest(x)
+        return None if i is None else float(best[0].x[i])
+
+    def _set_cursor(self, x: float | None) -> None:
+        if x != self.at:
+            self.at = x
+            if x is not None:
+                title, rows = self.tooltip()
+                self.setAccessibleDescription(f"{title}: " + "; ".join(text for _h, _d, text in rows))
+            self.front.update()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Keep the margins."""
+        super().resizeEvent(event)
+        self.front.setGeometry(self.rect())
+        self.refresh()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange) and hasattr(self, "front"):
+            self._restyle()
+
+
+_KEYS = {Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Home, Qt.Key.Key_End, Qt.Key.Key_Escape}
+
+
+class _Front(QWidget):
+    """The layer above the curves."""
+
+    def __init__(self, plot: CurvePlot) -> None:
+        super().__init__(plot)
+        self._plot = plot
+        self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self.setAttribute(Qt.WidgetAttribute.WA_NoSystemBackground)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Let the plot draw."""
+        painting.front(self._plot, QPainter(self))

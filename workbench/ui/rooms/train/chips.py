@@ -1,0 +1,155 @@
+"""The setup strip's parts: a label with its value that opens an editor below it, and that editor's frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PySide6.QtCore import QPoint, QRect, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QFontMetrics, QKeyEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QAbstractButton, QFrame, QSizePolicy, QVBoxLayout, QWidget
+
+from workbench.ui import icons, theme
+from workbench.ui.widgets.controls import label
+
+_PAD, _GAP = 8, 8
+
+
+class SetupChip(QAbstractButton):
+    """A label with its value as a quiet button; locked it is plain text, wrong it is red with its reason as tooltip."""
+
+    def __init__(self, name: str, edit: Callable[[], QWidget], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.name = name
+        self.value = ""
+        self.reason = ""
+        self.locked = False
+        self.narrow = False
+        self._edit = edit
+        self.popover: Popover | None = None
+        self.setAttribute(Qt.WidgetAttribute.WA_Hover)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        self.setFixedHeight(28)
+        self.clicked.connect(self.open)
+
+    def show_value(self, value: str, reason: str = "") -> None:
+        """Another value; ``reason`` says why it is not possible."""
+        self.value, self.reason = value, reason
+        self.setText(f"{self.name} {value}")
+        self.setAccessibleName(f"{self.name}: {value}")
+        self.setAccessibleDescription(reason)
+        self.setToolTip(reason or self.tr("{name}: {value}. Click to change.").format(name=self.name, value=value))
+        self.updateGeometry()
+        self.update()
+
+    def set_locked(self, locked: bool) -> None:
+        """While a run goes on, nothing can be changed."""
+        self.locked = locked
+        self.setEnabled(not locked)
+        self.update()
+
+    def set_narrow(self, narrow: bool) -> None:
+        """Only the value, for narrow windows."""
+        self.narrow = narrow
+        self.updateGeometry()
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        """Label and value."""
+        body, name = QFontMetrics(theme.font("body")), QFontMetrics(theme.font("name"))
+        width = 2 * _PAD + name.horizontalAdvance(self.value) + (20 if self.reason else 0)
+        return QSize(width + (0 if self.narrow else body.horizontalAdvance(self.name) + _GAP), 28)
+
+    def minimumSizeHint(self) -> QSize:
+        """The value may be elided."""
+        return QSize(44, 28)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Hover fill, label, value."""
+        t = theme.tokens()
+        p = QPainter(self)
+        p.setRenderHint(QPainter.RenderHint.Antialiasing)
+        open_ = self.popover is not None and self.popover.isVisible()
+        if not self.locked and (self.underMouse() or open_ or self.isDown()):
+            p.setPen(Qt.PenStyle.NoPen)
+            p.setBrush(QColor(t.hairline if open_ or self.isDown() else t.hover))
+            p.drawRoundedRect(QRectF(self.rect()), 6, 6)
+        x = _PAD
+        if not self.narrow:
+            p.setFont(theme.font("body"))
+            p.setPen(QColor(t.secondary))
+            p.drawText(QRect(x, 0, self.width(), 28), Qt.AlignmentFlag.AlignVCenter, self.name)
+            x += QFontMetrics(theme.font("body")).horizontalAdvance(self.name) + _GAP
+        if self.reason:
+            icons.draw(p, QRectF(x, 6, 16, 16), "cross-circle", t.bad)
+            x += 20
+        font = theme.font("name")
+        p.setFont(font)
+        p.setPen(QColor(t.bad if self.reason else t.text))
+        room = max(0, self.width() - x - _PAD + 2)
+        text = QFontMetrics(font).elidedText(self.value, Qt.TextElideMode.ElideRight, room)
+        p.drawText(QRect(x, 0, room, 28), Qt.AlignmentFlag.AlignVCenter, text)
+
+    def open(self) -> None:
+        """Show the editor below."""
+        if self.locked:
+            return
+        self.popover = Popover(self.name, self._edit(), self)
+        self.popover.show_below(self)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Enter, Space or Down opens the editor."""
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Down):
+            self.open()
+        else:
+            super().keyPressEvent(event)
+
+
+class Separator(QWidget):
+    """A short vertical line between chips."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setFixedSize(1, 16)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """One border line."""
+        QPainter(self).fillRect(self.rect(), QColor(theme.tokens().border))
+
+
+class Popover(QFrame):
+    """A frame with a heading and an editor; closes at Escape or at a click elsewhere."""
+
+    def __init__(self, title: str, editor: QWidget, parent: QWidget) -> None:
+        super().__init__(parent, Qt.WindowType.Popup | Qt.WindowType.FramelessWindowHint)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setAttribute(Qt.WidgetAttribute.WA_TranslucentBackground)
+        self.setAccessibleName(title)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(16, 12, 16, 14)
+        column.setSpacing(10)
+        column.addWidget(label(title, "strong"))
+        column.addWidget(editor)
+        self.editor = editor
+
+    def show_below(self, anchor: QWidget) -> None:
+        """Show it under a widget, within the window."""
+        self.adjustSize()
+        at = anchor.mapToGlobal(QPoint(0, anchor.height() + 6))
+        window = anchor.window()
+        right = window.mapToGlobal(QPoint(window.width() - 12, 0)).x()
+        self.move(min(at.x(), max(window.mapToGlobal(QPoint(12, 0)).x(), right - self.width())), at.y())
+        self.show()
+        self.editor.setFocus(Qt.FocusReason.PopupFocusReason)
+        first = self.editor.nextInFocusChain()
+        if first is not None and self.isAncestorOf(first):
+            first.setFocus(Qt.FocusReason.PopupFocusReason)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Raised, with a strong border."""
+        t = theme.tokens()
+        p = QPainter(self)
+        p.setRenderHint(QPainter.RenderHint.Antialiasing)
+        p.setPen(QPen(QColor(t.border_strong), 1))
+        p.setBrush(QColor(t.raised))
+        p.drawRoundedRect(QRectF(self.rect()).adjusted(0.5, 0.5, -0.5, -0.5), 8, 8)
