@@ -22,7 +22,7 @@ from PySide6.QtWidgets import (
 
 from workbench.core import paths
 from workbench.ui import icons, session, theme
-from workbench.ui.actions import ROOMS, Action, room_title, table
+from workbench.ui.actions import ROOMS, Action, table
 from workbench.ui.project_commands import ProjectCommands
 from workbench.ui.state import AppState, Message
 from workbench.ui.widgets.bottombar import BottomBar
@@ -137,10 +137,7 @@ class MainWindow(ProjectCommands):
         """The room of a name, built when it is needed first."""
         if name not in self.rooms:
             module, made = _ROOMS[name]
-            try:
-                room: Room = getattr(importlib.import_module(module), made)(self.state)
-            except ModuleNotFoundError:
-                room = Room(self.state, room_title(name))
+            room: Room = getattr(importlib.import_module(module), made)(self.state)
             self.rooms[name] = room
             self.stack.addWidget(room)
         return self.rooms[name]

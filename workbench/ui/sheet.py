@@ -135,8 +135,13 @@ QLineEdit[kind="bare"], QLineEdit[kind="bare"]:hover {
   background: transparent; border: none; padding: 0; min-height: 20px;
 }
 
+QAbstractSpinBox QLineEdit, QAbstractSpinBox QLineEdit:hover, QComboBox QLineEdit, QComboBox QLineEdit:hover {
+  background: transparent; border: none; padding: 0; min-height: 0;
+}
+QSpinBox, QDoubleSpinBox { min-height: 27px; padding: 0 2px; }
+QSpinBox[small="true"], QDoubleSpinBox[small="true"] { min-height: 23px; }
 QComboBox { padding-right: 28px; }
-QComboBox::drop-down { border: none; width: 28px; subcontrol-origin: border; subcontrol-position: right center; }
+QComboBox::drop-down { border: none; width: 32px; subcontrol-origin: border; subcontrol-position: right center; }
 QComboBox::down-arrow { image: url("$down"); width: 16px; height: 16px; }
 QComboBox::down-arrow:disabled { image: url("$down_off"); }
 QComboBox QAbstractItemView {

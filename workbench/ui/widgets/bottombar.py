@@ -69,8 +69,19 @@ class BottomBar(QFrame):
         row = QHBoxLayout(self)
         row.setContentsMargins(16, 1, 16, 0)
         row.setSpacing(8)
-        for widget in (self._idle, self._icon, self._title, self._bar, self._percent, self._rate, self._left):
+        places = (
+            (self._idle, 0),
+            (self._icon, 0),
+            (self._title, 4),
+            (self._bar, 4),
+            (self._percent, 10),
+            (self._rate, 6),
+            (self._left, 4),
+        )
+        for widget, after in places:
             row.addWidget(widget)
+            if after:
+                row.addSpacing(after)
         for other in (self.pause, self.stop, self._more):
             row.addWidget(other)
         row.addStretch(1)

@@ -90,6 +90,7 @@ class Paragraph(QLabel):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._plain = ""
+        self.setContentsMargins(0, -2, 0, 2)  # Qt puts all the air of a line above it
         self.setTextFormat(Qt.TextFormat.RichText)  # only ever given escaped text
         self.setWordWrap(True)
 

@@ -152,7 +152,7 @@ class TopBar(QFrame):
         edge.setProperty("role", "edge")
         edge.setFixedSize(1, 20)
         left = QHBoxLayout(self._left)
-        left.setContentsMargins(12, 0, 0, 0)
+        left.setContentsMargins(13, 0, 0, 0)
         left.setSpacing(8)
         for one in (self.project, edge, self.undo, self.redo):
             left.addWidget(one)

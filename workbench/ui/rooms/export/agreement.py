@@ -45,7 +45,7 @@ class Scatter(QWidget):
 
     def minimumSizeHint(self) -> QSize:
         """Still readable."""
-        return QSize(180, 150)
+        return QSize(180, 190)
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """Grid, ticks, diagonal, marks."""
@@ -102,6 +102,8 @@ class Code(QFrame):
         self._label = QLabel()
         self._label.setProperty("role", "mono")
         self._label.setTextFormat(Qt.TextFormat.RichText)  # only ever given escaped text
+        self._label.setWordWrap(True)
+        self._label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self._label.setTextInteractionFlags(
             Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.TextSelectableByKeyboard
         )
@@ -132,7 +134,7 @@ class Code(QFrame):
             parts += [html.escape(self._code[at : found.start()], quote=False), tint(found)]
             at = found.end()
         parts.append(html.escape(self._code[at:], quote=False))
-        self._label.setText(f'<pre style="margin:0; line-height:150%">{"".join(parts)}</pre>')
+        self._label.setText(f'<pre style="margin:0; line-height:150%; white-space:pre-wrap">{"".join(parts)}</pre>')
 
     def changeEvent(self, event: QEvent) -> None:
         """Colours are part of the text."""

@@ -30,7 +30,7 @@ def formats() -> tuple[Format, ...]:
     """All formats, translated."""
     tr = QCoreApplication.translate
     return (
-        Format("onnx", "ONNX", tr("Export", "Runs anywhere onnxruntime runs: servers, browsers, C++."), ".onnx"),
+        Format("onnx", "ONNX", tr("Export", "Runs anywhere onnxruntime runs: servers, browsers, C+\u2060+."), ".onnx"),
         Format("safetensors", "safetensors", tr("Export", "Weights only, for your own PyTorch code."), ".safetensors"),
         Format("pt2", ".pt2", tr("Export", "A PyTorch program with its preprocessing inside."), ".pt2"),
         Format(
@@ -85,8 +85,11 @@ class FormatCard(ClickFrame):
         head.addWidget(self._dot)
         head.addWidget(label(format_.title, "section"))
         head.addStretch(1)
-        head.addWidget(self._icon)
-        head.addWidget(self._state)
+        beside = QHBoxLayout()
+        beside.setSpacing(4)
+        beside.addWidget(self._icon)
+        beside.addWidget(self._state)
+        head.addLayout(beside)
         column = QVBoxLayout(self)
         column.setContentsMargins(16, 12, 16, 12)
         column.setSpacing(6)

@@ -99,9 +99,10 @@ class ExportRoom(Room):
         right.setSpacing(16)
         right.addWidget(self.agreement, 3)
         right.addWidget(self.usage, 2)
-        self._right = QWidget()
-        self._right.setLayout(right)
+        beside = QWidget()
+        beside.setLayout(right)
         right.setContentsMargins(0, 0, 0, 0)
+        self._right = scroll(beside)
         content = QWidget()
         row = QHBoxLayout(content)
         row.setContentsMargins(0, 0, 0, 0)
@@ -116,6 +117,7 @@ class ExportRoom(Room):
         """320 / rest / 416, narrower in a narrow window."""
         self._left.setFixedWidth(248 if compact else 320)
         self._right.setFixedWidth(272 if compact else 416)
+        self.verification.set_compact(compact=compact)
 
     def focus_start(self) -> None:
         """The chosen format."""

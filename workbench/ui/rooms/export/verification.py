@@ -155,6 +155,13 @@ class Verification(Panel):
         foot.addWidget(self.open_folder)
         return foot
 
+    def set_compact(self, *, compact: bool) -> None:
+        """In a narrow window the third figure stands in the list alone, and the header's button is the only one."""
+        figure, below = self._figures[2]
+        figure.setVisible(not compact)
+        below.setVisible(not compact)
+        self.again.setVisible(not compact)
+
     # ---- what happens ----------------------------------------------------------------------------
     def reset(self) -> None:
         """Nothing was written yet."""
