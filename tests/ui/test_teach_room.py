@@ -122,12 +122,13 @@ def taught(state: AppState, tmp_path: Path) -> Iterator[AppState]:
 
 @pytest.fixture
 def room(taught: AppState, fake: Fake, qtbot) -> Iterator[TeachRoom]:
-    made = TeachRoom(taught)
-    qtbot.addWidget(made)
+    made = TeachRoom(taught)  # not qtbot's: that would be gone before the dialogs it owns are closed
     made.resize(1364, 816)
     made.show()
     yield made
-    made.hide()
+    made.predictor._settle()
+    made.close()
+    made.deleteLater()
 
 
 def fill(state: AppState, classes: int = 2, shots: int = 2, queries: int = 6) -> None:

@@ -8,13 +8,14 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.teach import TeachTask
+from workbench.core.values import TaskClass
 from workbench.services import jobs
 from workbench.services.teach import TeachRequest, TeachResult
 from workbench.ui.lanes import Job
 from workbench.ui.rooms.teach.view import Shown
 from workbench.ui.state import AppState
 
-DEBOUNCE_MS = 60
+DEBOUNCE_MS = 30
 """Edits that follow one another faster than this are answered together."""
 GRACE_MS = 120
 """A prediction that comes within this is not announced by dimming the old one: a flicker tells nobody anything."""
@@ -47,6 +48,7 @@ class Predictor(QObject):
         self._have: tuple[_Signature, frozenset[str]] | None = None
         self.refused = False
         self._late = False
+        self._support: tuple[TeachTask, tuple[TaskClass, ...]] | None = None
         self._project = state.project
         self.shown: Shown | None = None
         self.job: Job | None = None
@@ -76,7 +78,14 @@ class Predictor(QObject):
     @property
     def possible(self) -> bool:
         """Whether there are two classes with examples to choose between."""
-        return len(self._state.teach.support()) >= 2
+        return len(self.support()) >= 2
+
+    def support(self) -> tuple[TaskClass, ...]:
+        """``TeachTask.support`` of the task as it is now, worked out once per edit."""
+        task = self._state.teach
+        if self._support is None or self._support[0] is not task:
+            self._support = (task, task.support())
+        return self._support[1]
 
     def start(self) -> None:
         """Begin to predict; called when the room is shown for the first time."""
@@ -92,7 +101,7 @@ class Predictor(QObject):
     def current_request(self, number: int = 0) -> TeachRequest:
         """What the task asks for now."""
         task, state = self._state.teach, self._state
-        return TeachRequest(number, task.support(), task.queries, task.choice, device=state.device)
+        return TeachRequest(number, self.support(), task.queries, task.choice, device=state.device)
 
     # ---- looking ---------------------------------------------------------------------------------
     def look(self) -> None:
@@ -119,7 +128,7 @@ class Predictor(QObject):
                 self._grace.start()
 
     def _signature(self, task: TeachTask) -> _Signature:
-        support = tuple((c.id, tuple(i.sha256 for i in c.images)) for c in task.support())
+        support = tuple((c.id, tuple(i.sha256 for i in c.images)) for c in self.support())
         return (support, task.choice, self._state.device, tuple(e.id for e in self._state.entries))
 
     def _forget(self) -> None:

@@ -14,7 +14,7 @@ from PySide6.QtCore import (
     QSize,
     Qt,
 )
-from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPen
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPen
 from PySide6.QtWidgets import QAbstractItemView, QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
 from workbench.core.teach import NONE
@@ -115,9 +115,16 @@ class QueryDelegate(QStyledItemDelegate):
     def __init__(self, thumbs: Thumbs, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._thumbs = thumbs
+        self._fonts: dict[str, QFont] = {}
         self.compact = False
         self.hover: tuple[int, str] = (-1, "")
         """Row and what the mouse is over there: ``accept`` or a key's index as text."""
+
+    def _font(self, role: str) -> QFont:
+        """A font by its role; building one takes longer than drawing with it."""
+        if role not in self._fonts:
+            self._fonts[role] = theme.font(role)
+        return self._fonts[role]
 
     def sizeHint(self, option: QStyleOptionViewItem, _index: QModelIndex | QPersistentModelIndex) -> QSize:
         """76 high."""
@@ -184,7 +191,7 @@ class QueryDelegate(QStyledItemDelegate):
     def _paint_line(self, painter: QPainter, rect: QRect, line: Line, sheet: Sheet, track: str) -> None:
         t = theme.tokens()
         theme.draw_marker(painter, QRectF(rect.left(), rect.top() + 5, 10, 10), line.index)
-        font = theme.font("strong" if line.wins else "body")
+        font = self._font("strong" if line.wins else "body")
         painter.setFont(font)
         painter.setPen(QColor(t.text if line.wins else t.secondary))
         metrics = QFontMetrics(font)
@@ -203,7 +210,7 @@ class QueryDelegate(QStyledItemDelegate):
     def _paint_near(self, painter: QPainter, rect: QRect, near: Near) -> None:
         found = self._thumbs.pixmap(near.image, rect.width())
         draw_thumb(painter, QRectF(rect), found, failed=self._thumbs.failed(near.image))
-        painter.setFont(theme.font("caption"))
+        painter.setFont(self._font("caption"))
         painter.setPen(QColor(theme.tokens().secondary))
         place = QRect(rect.left() - 4, rect.bottom() + 1, rect.width() + 8, 16)
         painter.drawText(place, Qt.AlignmentFlag.AlignCenter, distance(near.distance))
@@ -234,7 +241,7 @@ class QueryDelegate(QStyledItemDelegate):
         if label is not None:
             self._paint_label(painter, place, model, label)
         elif next_ and current:
-            painter.setFont(theme.font("name"))
+            painter.setFont(self._font("name"))
             painter.setPen(QColor(t.accent))
             shown = QFontMetrics(painter.font()).elidedText(
                 self.tr("Label this next"), Qt.TextElideMode.ElideRight, place.width()
@@ -243,11 +250,11 @@ class QueryDelegate(QStyledItemDelegate):
         elif found is not None:
             ink = t.accent if over == "accept" else t.secondary
             icons.draw(painter, QRectF(place.left(), place.top() + 2, 16, 16), "check", ink)
-            painter.setFont(theme.font("body"))
+            painter.setFont(self._font("body"))
             painter.setPen(QColor(ink))
             painter.drawText(place.adjusted(20, 0, 0, 0), Qt.AlignmentFlag.AlignVCenter, self.tr("Accept"))
             if next_:
-                painter.setFont(theme.font("caption"))
+                painter.setFont(self._font("caption"))
                 painter.setPen(QColor(t.accent))
                 below = place.translated(0, 20)
                 painter.drawText(below, Qt.AlignmentFlag.AlignVCenter, self.tr("Label this next"))
@@ -255,7 +262,7 @@ class QueryDelegate(QStyledItemDelegate):
     def _paint_label(self, painter: QPainter, place: QRect, model: QueryModel, label: ClassId) -> None:
         t = theme.tokens()
         icons.draw(painter, QRectF(place.left(), place.top() + 2, 16, 16), "user", t.good)
-        painter.setFont(theme.font("name"))
+        painter.setFont(self._font("name"))
         painter.setPen(QColor(t.good))
         said = self.tr("You: {name}").format(name=model.label_name(label))
         text = QFontMetrics(painter.font()).elidedText(said, Qt.TextElideMode.ElideRight, place.width() - 20)

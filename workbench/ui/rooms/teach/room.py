@@ -10,19 +10,21 @@ from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QSpacerItem, QWid
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.teach import TeachTask
-from workbench.core.values import Problem
+from workbench.core.values import ClassId, Problem
 from workbench.ui.rooms.teach import intake
 from workbench.ui.rooms.teach.apply_dialog import ApplyDialog
 from workbench.ui.rooms.teach.column import ClassColumn
 from workbench.ui.rooms.teach.deeds import Deeds
 from workbench.ui.rooms.teach.predictor import Predictor
 from workbench.ui.rooms.teach.queries import QueriesPanel
-from workbench.ui.rooms.teach.view import Answer, answer, positions, to_check
+from workbench.ui.rooms.teach.view import Answer, Shown, answer, positions, to_check
 from workbench.ui.rooms.teach.why import WhyPanel
 from workbench.ui.state import AppState
 from workbench.ui.widgets.controls import button
 from workbench.ui.widgets.room import Room
 from workbench.ui.widgets.terms import term
+
+_Asked = tuple[Shown, int, tuple[ClassId, ...]]
 
 
 class TeachRoom(Room):
@@ -42,6 +44,7 @@ class TeachRoom(Room):
         super().__init__(state, "", "", parent)
         self._title.setText(self.tr("Teach"))
         self.setAccessibleName(self.tr("Teach"))
+        self._answers: tuple[_Asked, dict[str, Answer]] | None = None
         self.deeds = Deeds(state, self)
         self.predictor = Predictor(state, self)
         self.column = ClassColumn(self.deeds, state.thumbs, self._task)
@@ -79,11 +82,14 @@ class TeachRoom(Room):
     def _show(self, *_: object) -> None:
         task, predictor = self.state.teach, self.predictor
         shown = predictor.shown
-        self.column.adaptation.show_result(None if shown is None else shown.result)
+        result = None if shown is None else shown.result
+        self.column.adaptation.show_result(result)
         checks = {} if shown is None or predictor.stale else to_check(shown)
         self.column.show_task(task, checks)
         self.queries.show_task(task, self.answers(), dimmed=predictor.dimmed)
-        self.why.show_result(None if shown is None else shown.result, task, dimmed=predictor.dimmed)
+        self.why.show_result(
+            None if shown is None else shown.result, task, predictor.support(), dimmed=predictor.dimmed
+        )
         self.set_subtitle(self._subtitle_words(task))
         self.save_button.setEnabled(any(c.images for c in task.classes) or bool(task.labels))
         self.apply_button.setEnabled(predictor.possible)
@@ -97,16 +103,23 @@ class TeachRoom(Room):
         shown = self.predictor.shown
         if shown is None:
             return {}
-        where, ids = positions(self.state.teach), shown.ids()
-        found = shown.predictions(self.column.adaptation.step())
-        answers = ((sha, answer(p, ids, where)) for sha, p in found.items())
-        return {sha: a for sha, a in answers if a is not None}
+        where, step = positions(self.state.teach), self.column.adaptation.step()
+        asked = (shown, step, tuple(where))
+        if self._answers is None or not self._same(self._answers[0], asked):
+            ids = shown.ids()
+            answers = ((sha, answer(p, ids, where)) for sha, p in shown.predictions(step).items())
+            self._answers = (asked, {sha: a for sha, a in answers if a is not None})
+        return self._answers[1]
+
+    @staticmethod
+    def _same(a: _Asked, b: _Asked) -> bool:
+        return a[0] is b[0] and a[1:] == b[1:]  # comparing results by value would take longer than working them out
 
     def _show_state(self) -> None:
         predictor, task = self.predictor, self.state.teach
         words = ""
         if not predictor.possible:
-            words = self._missing(task) if task.classes or task.queries else ""
+            words = self._missing() if task.classes or task.queries else ""
         elif predictor.stale:
             if predictor.refused:
                 words = self.tr("Not predicted")
@@ -125,14 +138,13 @@ class TeachRoom(Room):
             return self.tr("Predicted in {n} ms").format(n=max(1, round(1000 * seconds)))
         return self.tr("Predicted in {n} s").format(n=f"{seconds:.1f}")
 
-    def _missing(self, task: TeachTask) -> str:
-        with_examples = len(task.support())
-        if with_examples:
+    def _missing(self) -> str:
+        if self.predictor.support():
             return self.tr("A second class with an example is needed")
         return self.tr("Two classes with an example each are needed")
 
     def _subtitle_words(self, task: TeachTask) -> str:
-        support = task.support()
+        support = self.predictor.support()
         classes = term(self.tr("classes"), "class")
         if not task.classes:
             return self.tr("Give a few {examples} of each class; predictions follow every change.").format(

@@ -9,7 +9,7 @@ from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
 from workbench.core.teach import TeachTask
-from workbench.core.values import Candidate
+from workbench.core.values import Candidate, TaskClass
 from workbench.services.teach import TeachResult
 from workbench.ui import theme
 from workbench.ui.rooms.teach.examples import plain
@@ -35,6 +35,7 @@ class WhyPanel(QFrame):
         super().__init__(parent)
         self._result: TeachResult | None = None
         self._task = TeachTask()
+        self._support: tuple[TaskClass, ...] = ()
         self._all = False
         self._compact = False
         self._dimmed = False
@@ -119,12 +120,14 @@ class WhyPanel(QFrame):
         """The narrow form."""
         self._compact = compact
         self.map.setFixedHeight(80 if compact else 104)
-        self.show_result(self._result, self._task, dimmed=self._dimmed)
+        self.show_result(self._result, self._task, self._support, dimmed=self._dimmed)
 
-    def show_result(self, result: TeachResult | None, task: TeachTask, *, dimmed: bool) -> None:
-        """Show what a result says, or what is missing."""
-        self._result, self._task, self._dimmed = result, task, dimmed
-        self._show_estimate(result, task, dimmed)
+    def show_result(
+        self, result: TeachResult | None, task: TeachTask, support: tuple[TaskClass, ...], *, dimmed: bool
+    ) -> None:
+        """Show what a result says, or what is missing; ``support`` is the task's."""
+        self._result, self._task, self._support, self._dimmed = result, task, support, dimmed
+        self._show_estimate(result, support, dimmed)
         self._show_candidates(result, dimmed)
         points = () if result is None else result.points
         self.map.show_points(points)
@@ -138,22 +141,22 @@ class WhyPanel(QFrame):
         )
         self.change.setEnabled(result is not None)
 
-    def _show_estimate(self, result: TeachResult | None, task: TeachTask, dimmed: bool) -> None:
+    def _show_estimate(self, result: TeachResult | None, support: tuple[TaskClass, ...], dimmed: bool) -> None:
         found = None if result is None else result.estimate
         for widget in (self.figure, self.whisker, self.how):
             widget.setVisible(found is not None)
         for widget in (self.cannot, self.because):
             widget.setVisible(found is None)
         if found is None:
-            self.because.setText(_missing(self, task))
+            self.because.setText(_missing(self, support))
             return
         value, between = interval(found)
         self.figure.set(value, between, "disabled" if dimmed else "text")
         self.whisker.set_value(found.accuracy, found.low, found.high)
         self.whisker.set_colour("disabled" if dimmed else "accent")
-        classes = len(task.support())
+        classes = len(support)
         self.whisker.set_chance(1 / classes if classes else None)
-        examples = sum(len(c.images) for c in task.support())
+        examples = sum(len(c.images) for c in support)
         words = self.tr("Leave-one-out over {n} examples, 95 % interval")
         if self._compact:
             words = self.tr("Leave-one-out, {n} examples")
@@ -178,7 +181,7 @@ class WhyPanel(QFrame):
 
     def _show_all(self) -> None:
         self._all = True
-        self.show_result(self._result, self._task, dimmed=self._dimmed)
+        self.show_result(self._result, self._task, self._support, dimmed=self._dimmed)
 
     # ---- choosing --------------------------------------------------------------------------------
     def _open_choices(self) -> None:
@@ -203,9 +206,8 @@ class WhyPanel(QFrame):
         return menu
 
 
-def _missing(owner: WhyPanel, task: TeachTask) -> str:
+def _missing(owner: WhyPanel, support: tuple[TaskClass, ...]) -> str:
     """Why accuracy cannot be estimated, and what to do."""
-    support = task.support()
     if len(support) < 2:
         return owner.tr("Give at least two classes an example each.")
     single = [c.name for c in support if len(c.images) == 1]
