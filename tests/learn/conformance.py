@@ -331,6 +331,7 @@ def deploying_equals_logits(case):
     adapted = algorithm.adapt(state, support_of(e), Context())
     logits, embedding = algorithm.deploy(state, adapted)(e.query_x)
     close(logits, algorithm.logits(state, adapted, e.query_x), 1e-5)
+    close(algorithm.head(state, adapted)(embedding), logits, 1e-6)
     features = algorithm.embed(state, adapted, e.query_x)
     if features is not None:
         close(embedding, features, 1e-5)

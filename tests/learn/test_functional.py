@@ -97,12 +97,23 @@ def test_a_frozen_network_is_plain_independent_and_checked():
     with torch.no_grad():
         params["0.weight"].zero_()
     torch.testing.assert_close(frozen(x), expected)
-    with pytest.raises(ValueError, match="not given"):
-        functional.frozen(module, params)
-    with pytest.raises(ValueError, match=r"1\.running_mean"):
-        functional.frozen(module, {**params, **buffers, "1.running_mean": torch.zeros(7)})
-    with pytest.raises(AttributeError):
-        functional.frozen(module, {**params, **buffers, "9.weight": torch.zeros(7)})
+    whole = {**params, **buffers}
+    for wrong in (params, {**whole, "1.running_var": torch.zeros(7)}, {**whole, "1.x": torch.zeros(4)}):
+        with pytest.raises(ValueError, match=r"1\.running_var|1\.x"):
+            functional.frozen(module, wrong)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_norm_behind_a_convolution_is_folded_into_it(bias):
+    module = functional.skeleton(lambda: nn.Sequential(nn.Conv2d(1, 4, 3, bias=bias), Norm2d(4), nn.ReLU(), Norm2d(4)))
+    params, buffers = functional.initial(module, generator(0))
+    gen = generator(1)
+    values = {n: t.double() + torch.rand(t.shape, generator=gen).double() for n, t in {**params, **buffers}.items()}
+    x = torch.randn(3, 1, 6, 6, generator=gen).double()
+    frozen = functional.frozen(module, values)
+    torch.testing.assert_close(frozen(x), functional.call(module, values, {}, x), rtol=0, atol=1e-12)
+    assert isinstance(frozen[1], nn.Identity)
+    assert isinstance(frozen[3], nn.BatchNorm2d)
 
 
 def test_a_network_for_grey_takes_the_sum_over_colours():

@@ -53,7 +53,8 @@ def norm(grads: Mapping[str, Tensor]) -> float:
     """Euclidean norm of all gradients together; not finite where any of them is."""
     if not grads:
         return 0.0
-    return float(torch.stack([g.detach().norm() for g in grads.values()]).norm())
+    # by name: a resumed run holds the same tensors in another order, and the sum must be the same to the last bit
+    return float(torch.stack([grads[name].detach().norm() for name in sorted(grads)]).norm())
 
 
 @torch.no_grad()

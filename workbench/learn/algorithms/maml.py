@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
