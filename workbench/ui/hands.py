@@ -142,7 +142,8 @@ class Hands(QObject):
     # ---- keys ------------------------------------------------------------------------------------
     def press(self, key: Qt.Key, modifiers: Qt.KeyboardModifier = _PLAIN) -> None:
         """Press a key, wherever the keyboard is."""
-        QTest.keyClick(self._focused(), key, modifiers)
+        QTest.keyPress(self._focused(), key, modifiers)
+        QTest.keyRelease(self._focused(), key, modifiers)  # the press may have closed a popover
         self._turn()
 
     def write(self, text: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
 
-from PySide6.QtCore import QPoint, Qt
+from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtWidgets import QAbstractButton, QApplication, QMenu, QWidget
 
 from workbench.core import paths
@@ -142,14 +142,17 @@ class Walk:
         if name not in rows:
             raise StepError(f"there is no task {name} among {', '.join(rows)}")
         place, bar = room.list.viewport(), room.list.verticalScrollBar()
-        index = room.list.model().index(rows.index(name), 0)
-        self.hands.until(lambda: not room.list.visualRect(index).isEmpty(), f"a row for {name}")
-        while not place.rect().contains(room.list.visualRect(index)):
+
+        def row() -> QRect:
+            return room.list.visualRect(room.list.model().index(rows.index(name), 0))
+
+        self.hands.until(lambda: not row().isEmpty(), f"a row for {name}")
+        while not place.rect().contains(row()):
             before = bar.value()
-            self.hands.wheel(place, -1 if room.list.visualRect(index).top() > 0 else 1)
+            self.hands.wheel(place, -1 if row().top() > 0 else 1)
             if bar.value() == before:
                 raise StepError(f"the row of {name} cannot be scrolled into sight")
-        self.hands.click(place, room.list.visualRect(index).center())
+        self.hands.click(place, row().center())
         self.hands.until(lambda: room.task is not None and room.task.name == name, f"the task {name} shown")
 
     def _click_text(self, within: QWidget, text: str) -> None:
@@ -192,7 +195,7 @@ class Walk:
     def _open_chip(self, room: TrainRoom, key: str) -> Editor:
         chip = room.strip_.chips[key]
         self.hands.click(chip)
-        self.hands.until(lambda: chip.popover is not None and chip.popover.isVisible(), f"the editor of the {key}")
+        self.hands.until(chip.is_open, f"the editor of the {key}")
         assert chip.popover is not None
         return cast("Editor", chip.popover.editor)
 

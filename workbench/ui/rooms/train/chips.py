@@ -7,6 +7,7 @@ from collections.abc import Callable
 from PySide6.QtCore import QPoint, QRect, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QFontMetrics, QKeyEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractButton, QFrame, QSizePolicy, QVBoxLayout, QWidget
+from shiboken6 import Shiboken
 
 from workbench.ui import icons, theme
 from workbench.ui.widgets.controls import label
@@ -69,7 +70,7 @@ class SetupChip(QAbstractButton):
         t = theme.tokens()
         p = QPainter(self)
         p.setRenderHint(QPainter.RenderHint.Antialiasing)
-        open_ = self.popover is not None and self.popover.isVisible()
+        open_ = self.is_open()
         if not self.locked and (self.underMouse() or open_ or self.isDown()):
             p.setPen(Qt.PenStyle.NoPen)
             p.setBrush(QColor(t.hairline if open_ or self.isDown() else t.hover))
@@ -89,6 +90,10 @@ class SetupChip(QAbstractButton):
         room = max(0, self.width() - x - _PAD + 2)
         text = QFontMetrics(font).elidedText(self.value, Qt.TextElideMode.ElideRight, room)
         p.drawText(QRect(x, 0, room, 28), Qt.AlignmentFlag.AlignVCenter, text)
+
+    def is_open(self) -> bool:
+        """Whether the editor is on the screen; Qt deletes it when it closes, whoever holds it."""
+        return self.popover is not None and Shiboken.isValid(self.popover) and self.popover.isVisible()
 
     def open(self) -> None:
         """Show the editor below."""
