@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from PySide6.QtCore import QEvent, QPoint, QRectF, Qt, Signal
+from PySide6.QtCore import QEvent, QPoint, QRectF, Qt
 from PySide6.QtGui import (
     QColor,
     QContextMenuEvent,
     QEnterEvent,
-    QFocusEvent,
-    QFontMetrics,
     QKeyEvent,
     QKeySequence,
     QMouseEvent,
@@ -19,118 +17,19 @@ from PySide6.QtGui import (
     QPen,
     QResizeEvent,
 )
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLineEdit, QMenu, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
 from workbench.core.teach import TeachTask
 from workbench.core.values import ClassId, TaskClass
 from workbench.ui import icons, theme
 from workbench.ui.rooms.teach.carrying import Carried, Catcher
 from workbench.ui.rooms.teach.deeds import NEW, Deeds
-from workbench.ui.rooms.teach.examples import ExampleGrid, plain
+from workbench.ui.rooms.teach.examples import ExampleGrid
+from workbench.ui.rooms.teach.name_field import NameField
 from workbench.ui.widgets.controls import KeyCap, Marker, button, label, set_property
 from workbench.ui.widgets.drop import choose_pictures
 from workbench.ui.widgets.strip import IconLabel
 from workbench.ui.widgets.thumbs import Thumbs
-
-
-class NameField(QLineEdit):
-    """A name that is edited where it stands: click, Enter or F2 begin, Enter or leaving keeps, Escape gives up.
-
-    Signals:
-        renamed(str): another name was typed.
-    """
-
-    renamed = Signal(str)
-
-    def __init__(self, name: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._name = name
-        self._widest = 80
-        self.setProperty("kind", "bare")
-        self.setFont(theme.font("strong"))
-        self.setMaxLength(100)
-        self.setFixedHeight(20)
-        self.setReadOnly(True)
-        self.setContextMenuPolicy(Qt.ContextMenuPolicy.NoContextMenu)
-        self.textEdited.connect(self._fit)
-        self._show()
-
-    def set_name(self, name: str) -> None:
-        """Another name; what is being typed stays."""
-        self._name = name
-        if self.isReadOnly():
-            self._show()
-
-    def name(self) -> str:
-        """The name, in full."""
-        return self._name
-
-    def set_widest(self, width: int) -> None:
-        """Room there is for it."""
-        self._widest = width
-        if self.isReadOnly():
-            self._show()
-
-    def begin(self) -> None:
-        """Edit it."""
-        if not self.isReadOnly():
-            return
-        self.setReadOnly(False)
-        self.setCursor(Qt.CursorShape.IBeamCursor)
-        self.setText(self._name)
-        self._fit()
-        self.selectAll()
-        self.setFocus(Qt.FocusReason.OtherFocusReason)
-
-    def _end(self, *, keep: bool) -> None:
-        if self.isReadOnly():
-            return
-        typed = self.text().strip()
-        self.setReadOnly(True)
-        wanted = keep and typed and typed != self._name
-        self._show()
-        if wanted:
-            self.renamed.emit(typed)
-
-    def _show(self) -> None:
-        metrics = QFontMetrics(theme.font("strong"))
-        self.setText(metrics.elidedText(self._name, Qt.TextElideMode.ElideRight, self._widest))
-        self.setCursorPosition(0)
-        self.setCursor(Qt.CursorShape.IBeamCursor)
-        self.setAccessibleName(self.tr("Name of the class {name}").format(name=self._name))
-        self.setToolTip(plain(self._name) + "\n" + self.tr("Click or F2: rename"))
-        self._fit()
-
-    def _fit(self) -> None:
-        wide = QFontMetrics(theme.font("strong")).horizontalAdvance(self.text()) + 8
-        self.setFixedWidth(max(24, min(wide, self._widest + 8)) if self.isReadOnly() else self._widest + 8)
-
-    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
-        """A click begins."""
-        super().mouseReleaseEvent(event)
-        if event.button() == Qt.MouseButton.LeftButton and self.isReadOnly():
-            self.begin()
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Enter, F2, Escape."""
-        key = event.key()
-        if self.isReadOnly():
-            if key in (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_F2):
-                self.begin()
-            else:
-                event.ignore()
-        elif key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
-            self._end(keep=True)
-        elif key == Qt.Key.Key_Escape:
-            self._end(keep=False)
-        else:
-            super().keyPressEvent(event)
-
-    def focusOutEvent(self, event: QFocusEvent) -> None:
-        """Leaving keeps what was typed."""
-        super().focusOutEvent(event)
-        if event.reason() != Qt.FocusReason.PopupFocusReason:
-            self._end(keep=True)
 
 
 class ClassCard(QFrame):
@@ -181,6 +80,7 @@ class ClassCard(QFrame):
         self.grid.menu_wanted.connect(self._grid_menu)
         self._compact = False
         self._checks = 0
+        self._counts = ("", "")
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)  # the column decides, never a name
 
     # ---- content ---------------------------------------------------------------------------------
@@ -199,7 +99,7 @@ class ClassCard(QFrame):
         self.name.set_name(item.name)
         own = len(item.images)
         words = self.tr("1 example") if own == 1 else self.tr("{n} examples").format(n=own)
-        self.count.setText(words if not labelled else f"{words} + {labelled}")
+        self._counts = (words, words if not labelled else f"{words} + {labelled}")
         more = "" if not labelled else self.tr("{n} labelled queries count as examples").format(n=labelled)
         self.count.setToolTip(more)
         here = {h: loss for h, loss in checks.items() if any(i.sha256 == h for i in item.images)}
@@ -218,6 +118,8 @@ class ClassCard(QFrame):
 
     def _arrange(self) -> None:
         over = bool(self.drop_words.text())
+        self.count.setText(self._counts[0 if over else 1])
+        self.count.setHidden(over and self._compact)
         self.check_icon.setVisible(bool(self._checks) and not over)
         self.check_words.setVisible(bool(self._checks) and not over and not self._compact)
         self.check_icon.setToolTip(self.check_words.text())

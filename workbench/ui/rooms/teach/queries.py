@@ -97,6 +97,7 @@ class QueriesPanel(QFrame):
         column.addWidget(self.stack, 1)
         column.addWidget(line("edge"))
         column.addWidget(self.footer)
+        QWidget.setTabOrder(self.list, self.footer.drop)
         self._catcher = Catcher(self, lambda: QUERIES)
         self._catcher.over.connect(self._over)
         self._catcher.caught.connect(self._caught)

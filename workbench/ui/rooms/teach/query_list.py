@@ -10,6 +10,7 @@ from workbench.core.paths import display
 from workbench.core.values import ImageRef
 from workbench.ui.rooms.teach.carrying import QUERIES, start_drag
 from workbench.ui.rooms.teach.examples import plain
+from workbench.ui.rooms.teach.overlay_bar import OverlayBar
 from workbench.ui.rooms.teach.query_model import QueryModel
 from workbench.ui.rooms.teach.query_rows import ROW, Geometry, QueryDelegate, distance
 from workbench.ui.widgets.thumbs import Thumbs
@@ -56,6 +57,7 @@ class QueryList(QListView):
         self.setMouseTracking(True)
         self.setFrameShape(QListView.Shape.NoFrame)
         self.verticalScrollBar().setSingleStep(ROW // 2)
+        self._over = OverlayBar(self)
         self.setAccessibleName(self.tr("Queries"))
         thumbs.ready.connect(self._ready)
 
@@ -133,13 +135,9 @@ class QueryList(QListView):
             return index.row(), "accept"
         return index.row(), ""
 
-    def full_width(self) -> int:
-        """Width of a row with the scroll bar, which lies in its padding."""
-        return self.width() - 2 * self.frameWidth()
-
     def geometry_(self) -> Geometry:
         """Where things are in a row now."""
-        return self.painter_.geometry(self.full_width(), self.rows.sheet)
+        return self.painter_.geometry(self.viewport().width(), self.rows.sheet)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """A key button or "Accept"; anything else selects."""

@@ -161,8 +161,7 @@ class QueryDelegate(QStyledItemDelegate):
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.drawRect(rect.adjusted(1, 1, -1, -2))
         painter.translate(rect.topLeft())
-        width = view.width() - 2 * view.frameWidth()  # the scroll bar lies in the padding
-        self._paint(painter, model, index.row(), width, current=current, marked=current or selected)
+        self._paint(painter, model, index.row(), rect.width(), current=current, marked=current or selected)
         painter.restore()
 
     def _paint(
@@ -248,6 +247,7 @@ class QueryDelegate(QStyledItemDelegate):
             )
             painter.drawText(place, Qt.AlignmentFlag.AlignVCenter, shown)
         elif found is not None:
+            painter.setOpacity(0.5 if model.sheet.dimmed else 1.0)
             ink = t.accent if over == "accept" else t.secondary
             icons.draw(painter, QRectF(place.left(), place.top() + 2, 16, 16), "check", ink)
             painter.setFont(self._font("body"))

@@ -45,6 +45,7 @@ class TeachRoom(Room):
         self._title.setText(self.tr("Teach"))
         self.setAccessibleName(self.tr("Teach"))
         self._answers: tuple[_Asked, dict[str, Answer]] | None = None
+        self._intake_said = ""
         self.deeds = Deeds(state, self)
         self.predictor = Predictor(state, self)
         self.column = ClassColumn(self.deeds, state.thumbs, self._task)
@@ -191,7 +192,8 @@ class TeachRoom(Room):
     def _said(self, kind: str, headline: str, detail: str) -> None:
         if kind:
             self.show_message(kind, headline, detail)
-        else:
+            self._intake_said = self.strip.text()
+        elif self.strip.text() == self._intake_said:
             self.strip.clear()
 
     def _refused(self, error: object) -> None:
@@ -282,6 +284,13 @@ class TeachRoom(Room):
             self.queries.list.setFocus(Qt.FocusReason.TabFocusReason)
         else:
             self.column.target.setFocus(Qt.FocusReason.TabFocusReason)
+
+    def reveal(self, kind: str, key: str) -> None:
+        """Go to a class that the search found."""
+        card = self.column.card(ClassId(key)) if kind == "class" else None
+        if card is not None:
+            self.column.area.ensureWidgetVisible(card)
+            card.grid.setFocus(Qt.FocusReason.TabFocusReason)
 
     def showEvent(self, event: QShowEvent) -> None:
         """From now on every edit predicts."""

@@ -11,6 +11,7 @@ from workbench.ui import theme
 from workbench.ui.rooms.teach.examples import plain
 
 _NEAREST = 2
+_NAMED = 4
 _SIDE = 8
 
 
@@ -77,7 +78,7 @@ class TaskMap(QWidget):
         taken = [QRectF(here.x() - 11, here.y() - 11, 22, 22)]
         taken += [QRectF(self._at(p).x() - 5, self._at(p).y() - 5, 10, 10) for p in sources]
         self._name(painter, here, 12, self.tr("this task"), taken, accent=True)
-        for point in sources:
+        for point in sources[:_NAMED]:
             self._name(painter, self._at(point), 6, point.name, taken)
 
     def _name(
