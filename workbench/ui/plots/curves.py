@@ -305,7 +305,7 @@ class CurvePlot(QWidget):
         if r.contains(event.position().toPoint()):
             share = (event.position().x() - r.left()) / r.width()
             self._set_cursor(self._snap(self.x_range[0] + share * (self.x_range[1] - self.x_range[0])))
-        elif not self.hasFocus():
+        else:
             self._set_cursor(None)
 
     def leaveEvent(self, event: QEvent) -> None:

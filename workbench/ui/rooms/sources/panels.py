@@ -100,6 +100,7 @@ class PicturesPanel(Panel):
 
     def __init__(self, thumbs: Thumbs, parent: QWidget | None = None) -> None:
         super().__init__("Pictures", padding=0, rule=True, parent=parent)
+        self.setMinimumWidth(240)  # explicit, so that the window can be made narrow enough to become compact
         self._sections: tuple[Section, ...] = ()
         self._filtering: Iterator[tuple[Section, ...] | None] | None = None
         self._counts = ""
