@@ -487,6 +487,23 @@ def test_a_newer_edit_cancels_and_an_old_answer_is_never_shown(room, fake, qtbot
     assert [r.choice for r in fake.requests] == ["auto", "none", "e1"]
 
 
+def test_an_answer_that_comes_between_an_edit_and_its_question_is_not_shown(room, fake, qtbot) -> None:
+    fill(room.state)
+    settle(room, qtbot)
+    shown: list[str] = []
+    room.predictor.changed.connect(lambda: shown.append(room.predictor.shown.request.choice))
+    fake.go.clear()
+    room.state.edit(Choose("none"))
+    qtbot.waitUntil(lambda: len(fake.requests) == 2)
+    room.predictor._debounce.setInterval(400)
+    room.state.edit(Choose("e1"))
+    fake.go.set()
+    qtbot.waitUntil(lambda: not room.state.lanes.busy("adapt"))
+    settle(room, qtbot)
+    assert "none" not in shown
+    assert shown[-1] == "e1"
+
+
 def test_late_answers_dim_the_rows_and_move_the_line(room, fake, qtbot) -> None:
     fill(room.state)
     settle(room, qtbot)

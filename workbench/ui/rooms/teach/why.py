@@ -177,6 +177,8 @@ class WhyPanel(QFrame):
         self.more.setVisible(len(found) > len(shown))
         self.more.setText(self.tr("Show all {n}").format(n=len(found)))
         soon = self.tr("Chosen as soon as two classes have an example.")
+        if len(self._support) > 1:
+            soon = self.tr("Not known yet.")
         self.reason.setText(soon if result is None else result.reason)
 
     def _show_all(self) -> None:
@@ -217,7 +219,7 @@ def _missing(owner: WhyPanel, support: tuple[TaskClass, ...]) -> str:
         return owner.tr("{name} has 1 example; add a second.").format(name=single[0])
     if single:
         return owner.tr("{n} classes have 1 example; add a second to each.").format(n=len(single))
-    return owner.tr("The examples are being compared.")
+    return owner.tr("The examples were not compared yet.")
 
 
 class CandidateRow(QWidget):
