@@ -169,7 +169,9 @@ class CurvePlot(QWidget):
     def set_running(self, running: bool) -> None:
         """Lines are 1 px while a run is live (2 px cost four times as much) and 2 px afterwards."""
         self._pen_width = 1.0 if running else 2.0
-        self._restyle()
+        for curve in self.curves.values():
+            self._pens(curve)
+        self.front.update()
 
     # ---- drawing ---------------------------------------------------------------------------------
     def refresh(self) -> None:
