@@ -43,7 +43,10 @@ def ref(n: int, kind: str = "q") -> ImageRef:
 
 
 def answer_to(request: TeachRequest, steps: int = 2) -> TeachResult:
-    """Every query belongs to the class of its place, less and less surely; the first position knows nothing."""
+    """Every query belongs to the class of its place, less and less surely (without transfer, more and more).
+
+    The first position knows nothing.
+    """
     n = len(request.classes)
     support = [(i, image) for i, c in enumerate(request.classes) for image in c.images]
     near = tuple(Neighbour(i, image, 0.25 * k) for k, (i, image) in enumerate(support[:3]))
@@ -52,7 +55,8 @@ def answer_to(request: TeachRequest, steps: int = 2) -> TeachResult:
         rows = []
         for k, query in enumerate(request.queries):
             z = [0.0] * n
-            z[k % n] += step * (1.0 + (len(request.queries) - k) / len(request.queries))
+            place = k if request.choice == "none" else len(request.queries) - k
+            z[k % n] += step * (1.0 + place / len(request.queries))
             e = [math.exp(v) for v in z]
             rows.append(Prediction(query, tuple(0.9 * v / sum(e) for v in e), 0.1, False, near))
         made.append(tuple(rows))

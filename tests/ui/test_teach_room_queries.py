@@ -193,6 +193,7 @@ def test_rows_are_ordered_by_doubt_once_answered_and_stay_when_predicted_again(r
     QTest.keyClick(rows, Qt.Key.Key_1)
     settle(room, qtbot)
     assert order(room) == before
+    assert [room.answers()[sha].margin for sha in before] != sorted(room.answers()[sha].margin for sha in before)
 
 
 def test_the_current_row_stays_in_place_when_rows_are_added(room, qtbot) -> None:
