@@ -108,13 +108,19 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _running() -> list[str]:
     found = []
+    kinds = _with_subclasses(QThread) | _with_subclasses(QTimer)
     for thing in gc.get_objects():
-        if isinstance(thing, QThread | QTimer) and Shiboken.isValid(thing):
-            if isinstance(thing, QThread) and thing is not QThread.currentThread() and thing.isRunning():
-                found.append(f"thread {thing.objectName()}")
-            elif isinstance(thing, QTimer) and thing.isActive():
-                found.append(f"timer of {thing.parent()} every {thing.interval()} ms")
+        if type(thing) not in kinds or not Shiboken.isValid(thing):
+            continue
+        if isinstance(thing, QThread) and thing is not QThread.currentThread() and thing.isRunning():
+            found.append(f"thread {thing.objectName()}")
+        elif isinstance(thing, QTimer) and thing.isActive():
+            found.append(f"timer of {thing.parent()} every {thing.interval()} ms")
     return found
+
+
+def _with_subclasses(kind: type) -> set[type]:
+    return {kind}.union(*(_with_subclasses(k) for k in kind.__subclasses__()))
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_shown_before_torch_and_closed_with_zero(home):
         CLOSE
         + """
 def prepare(window):
-    window.state.load_library = lambda: None
+    window.build_rooms = window.state.load_library = lambda: None
     def look():
         assert window.isVisible()
         heavy = [m for m in ("torch", "pyqtgraph", "numpy", "PIL") if m in sys.modules]
@@ -114,7 +114,7 @@ def work(ctx):
         ctx.check()
         time.sleep(0.05)
 def prepare(window):
-    window.state.load_library = lambda: None
+    window.build_rooms = window.state.load_library = lambda: None
     for lane in ("train", "adapt", "files"):
         window.state.lanes.submit(lane, work, title=lane)
         window.state.lanes.submit(lane, work, title="waits")
@@ -136,7 +136,7 @@ def test_closing_with_a_step_that_does_not_end_still_exits_with_zero(home):
 import workbench.ui.main_window as m
 m._CLOSE_SECONDS = 0.5
 def prepare(window):
-    window.state.load_library = lambda: None
+    window.build_rooms = window.state.load_library = lambda: None
     window.state.lanes.submit("train", lambda ctx: time.sleep(60), title="deaf")
     QTimer.singleShot(500, window.close)
 sys.exit(app.run(None, []))
@@ -169,9 +169,9 @@ def test_the_session_is_kept(home):
         CLOSE
         + """
 def prepare(window):
-    window.state.load_library = lambda: None
+    window.build_rooms = window.state.load_library = lambda: None
     print("room at start:", window.state.room)
-    QTimer.singleShot(300, lambda: window.go("train"))
+    QTimer.singleShot(300, lambda: window.go("export"))
     QTimer.singleShot(600, window.toggle_theme)
     QTimer.singleShot(900, window.close)
     from workbench.ui import theme
@@ -183,6 +183,6 @@ sys.exit(app.run(None, []))
     assert first.returncode == 0, first.stderr
     assert "room at start: sources" in first.stdout
     second = run_python(code, home, QT_QPA_PLATFORM="offscreen")
-    assert "room at start: train" in second.stdout
+    assert "room at start: export" in second.stdout
     themes = [line for done in (first, second) for line in done.stdout.splitlines() if line.startswith("theme")]
     assert themes[0] != themes[1]

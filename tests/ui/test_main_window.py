@@ -13,6 +13,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.teach import AddClass
 from workbench.core.values import ClassId, ScanResult
 from workbench.services import jobs
+from workbench.services.requests import Catalogue
 from workbench.ui import session, theme
 from workbench.ui.actions import ROOMS, table
 from workbench.ui.main_window import MainWindow
@@ -23,20 +24,27 @@ from workbench.ui.widgets.palette import Palette
 from .test_state import image, task
 
 
+BUILD_ROOMS = MainWindow.build_rooms
+
+
 @pytest.fixture
 def window(themed, qtbot, monkeypatch):
     monkeypatch.setattr(jobs, "load_runtime", lambda ctx: None)
+    monkeypatch.setattr(jobs, "catalogue", lambda ctx: Catalogue((), ()))  # the real one loads torch
+    monkeypatch.setattr(jobs, "recommend", lambda tasks, ctx: ())
+    monkeypatch.setattr(jobs, "devices", lambda ctx: ())
+    monkeypatch.setattr(MainWindow, "build_rooms", lambda self: None)  # rooms are built when they are needed
     made = MainWindow(AppState(), session.Session())
     made.state.setParent(made)
     made.show()
     made.activateWindow()
     assert QTest.qWaitForWindowActive(made)
     made.begin(paths.scratch_project())
-    qtbot.waitUntil(lambda: len(made.rooms) == len(ROOMS), timeout=20000)
     qtbot.waitUntil(lambda: not any(made.state.lanes.busy(lane) for lane in ("files", "loading")))
     yield made
+    monkeypatch.setattr("workbench.ui.main_window._CLOSE_SECONDS", 55.0)
     made.close()
-    qtbot.waitUntil(lambda: made._closed, timeout=9000)
+    qtbot.waitUntil(lambda: made._closed, timeout=60000)
     made.deleteLater()
 
 
@@ -54,7 +62,10 @@ def test_no_duplicate_shortcut_and_every_callback_exists(themed):
         assert callable(getattr(MainWindow, entry.callback)), entry.id
 
 
-def test_nothing_but_the_window_is_shown(window):
+def test_rooms_are_built_behind_the_window(window, qtbot, monkeypatch):
+    monkeypatch.setattr(MainWindow, "build_rooms", BUILD_ROOMS)
+    window.build_rooms()
+    qtbot.waitUntil(lambda: set(window.rooms) == set(ROOMS), timeout=20000)
     assert [w for w in QApplication.topLevelWidgets() if w.isVisible()] == [window]
 
 
@@ -114,6 +125,25 @@ def test_undo_and_redo_by_keyboard_and_button(window, qtbot):
     assert len(state.teach.classes) == 1
     click(qtbot, window.top.undo)
     assert state.teach.classes == ()
+
+
+def test_devices_are_tested_when_asked_for(window, qtbot, monkeypatch):
+    from workbench.services.requests import DeviceRow
+    from workbench.ui.widgets.devices import DeviceMenu
+
+    rows = (
+        DeviceRow("cpu", "CPU", True, 900.0, True, ""),
+        DeviceRow("cuda:0", "Old card", False, 0.0, False, "too old"),
+    )
+    monkeypatch.setattr(jobs, "devices", lambda ctx: rows)
+    click(qtbot, window.top.device)
+    menu = window.findChild(DeviceMenu)
+    qtbot.waitUntil(lambda: len(menu.actions()) == 2)
+    assert [a.isEnabled() for a in menu.actions()] == [True, False]
+    assert "too old" in menu.actions()[1].text()
+    menu.actions()[0].trigger()
+    assert window.state.device == "cpu"
+    menu.close()
 
 
 def test_search_finds_actions_and_classes(window, qtbot):
@@ -232,7 +262,7 @@ def test_every_control_has_an_accessible_name(window):
     nameless = [
         f"{type(w).__name__} in {type(w.parent()).__name__}"
         for kind in (QAbstractButton, QLineEdit, QComboBox, QSlider)
-        for place in (window.top, window.rail, window.bottom, window.first, window.rooms["export"])
+        for place in (window.top, window.rail, window.bottom, window.first, window.build_room("export"))
         for w in place.findChildren(kind)
         if not w.accessibleName() and not (isinstance(w, QAbstractButton) and w.text())
     ]

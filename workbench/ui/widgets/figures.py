@@ -158,11 +158,11 @@ class Whisker(QWidget):
         t = theme.tokens()
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        rect = QRectF(3, 0, self.width() - 6, 20)
+        rect = QRectF(6, 0, self.width() - 12, 20)  # room for half a dot at either end
         if self._axis:
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(QColor(t.hairline))
-            painter.drawRoundedRect(QRectF(rect.left(), 7, rect.width(), 6), 3, 3)
+            painter.drawRoundedRect(rect.adjusted(-3, 7, 3, -7), 3, 3)
         low, high = self._range
         if self._chance is not None:
             x = rect.left() + rect.width() * (self._chance - low) / (high - low)

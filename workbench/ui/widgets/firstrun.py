@@ -271,7 +271,7 @@ class FirstRun(QWidget):
             one.setSpacing(8)
             one.addWidget(Marker(index, 10))
             words = label(name, "strong" if index == 0 else "secondary")
-            words.setFixedWidth(92)
+            words.setFixedSize(92, 20)
             one.addWidget(words)
             bar = Bar(6)
             bar.set_colour(index if index >= 0 else "secondary")
