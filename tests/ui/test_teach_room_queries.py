@@ -15,7 +15,7 @@ from workbench.core.teach import NONE, AddQueries, Choose, TeachTask
 from workbench.core.values import ClassId, ImageRef, Neighbour, Prediction, TaskClass
 from workbench.services.teach import TeachRequest
 from workbench.ui.rooms.teach.query_rows import ROW
-from workbench.ui.rooms.teach.view import Shown, answer, natural, ordered, to_check
+from workbench.ui.rooms.teach.view import Answer, Shown, answers_of, natural, ordered, to_check
 
 fake, room, taught = base.fake, base.room, base.taught
 
@@ -247,8 +247,8 @@ def test_answers_of_a_deleted_class_are_left_out_at_once(room, fake, qtbot) -> N
     fake.go.clear()
     room.deeds.delete(ClassId("id0"))
     for found in room.answers().values():
-        assert {line.index for line in found.lines} <= {-1, 0, 1}
-        assert all(near.index is None or near.index < 2 for near in found.near)
+        assert {line.at for line in found.lines} <= {-1, 0, 1}
+        assert all(near.at is None or near.at < 2 for near in found.near)
     fake.go.set()
     settle(room, qtbot)
 
@@ -283,17 +283,25 @@ def image(name: str) -> ImageRef:
     return ImageRef(f"/x/{name}", "", hashlib.sha256(name.encode()).hexdigest(), 1, 8, 8)
 
 
+def answer(p: Prediction, ids, where) -> Answer | None:
+    return answers_of([p], ids, where).get(p.image.sha256)
+
+
 def test_an_answer_is_told_in_terms_of_the_classes_there_are_now() -> None:
     ids = (ClassId("a"), ClassId("b"), ClassId("c"))
     p = Prediction(image("q"), (0.2, 0.5, 0.1), 0.2, False, (Neighbour(2, image("s"), 0.3),))
     found = answer(p, ids, {ClassId("b"): 0, ClassId("a"): 1})
-    assert [(n.index, n.share, n.wins) for n in found.lines] == [(0, 0.5, True), (1, 0.2, False), (-1, 0.2, False)]
+    assert [(n.at, n.share, n.wins) for n in found.lines] == [(0, 0.5, True), (1, 0.2, False), (-1, 0.2, False)]
     assert found.margin == pytest.approx(0.3)
-    assert found.near[0].index is None
+    assert found.near[0].at is None
     rejected = answer(replace(p, rejected=True, none=0.6), ids, {ClassId("a"): 0, ClassId("b"): 1, ClassId("c"): 2})
     assert rejected.answer == NONE
     assert [n.wins for n in rejected.lines] == [False, False, True]
+    assert rejected.margin == pytest.approx(0.1)
     assert answer(p, ids, {}) is None
+    alone = answer(p, ids, {ClassId("c"): 4})
+    assert [(n.at, n.share) for n in alone.lines] == [(4, 0.1), (-1, 0.2)]
+    assert alone.near[0].at == 4
 
 
 def test_queries_without_an_answer_come_last_by_doubt() -> None:

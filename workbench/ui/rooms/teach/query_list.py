@@ -253,13 +253,13 @@ class QueryList(QListView):
         if found is not None:
             for n, near in enumerate(found.near[: 2 if g.compact else 3]):
                 if g.near(n).contains(inside):
-                    name = sheet.name(near.index) if near.index is not None else ""
+                    name = sheet.name(near.at) if near.at is not None else ""
                     return self.tr("{file}, an example of {name}, distance {d}").format(
                         file=display(near.image.name), name=name, d=distance(near.distance)
                     )
             for n, line in enumerate(found.lines):
                 if g.line(n).contains(inside):
-                    return f"{sheet.name(line.index) or self.tr('none of these')} {line.share:.3f}"
+                    return f"{sheet.name(line.at) or self.tr('none of these')} {line.share:.3f}"
         if image.sha256 in sheet.task.labels and g.said(current=index == self.currentIndex()).contains(inside):
             return self.tr("Your label; Backspace takes it back")
         return display(image.name)

@@ -90,7 +90,7 @@ class QueryModel(QAbstractListModel):
         found = self.sheet.answers.get(image.sha256)
         if found is not None:
             parts += [
-                f"{self.sheet.name(n.index) or self.tr('none of these')} {n.share:.2f}"
+                f"{self.sheet.name(n.at) or self.tr('none of these')} {n.share:.2f}"
                 for n in sorted(found.lines, key=lambda n: -n.share)
             ]
         label = self.sheet.task.labels.get(image.sha256)

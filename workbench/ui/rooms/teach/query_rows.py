@@ -189,12 +189,12 @@ class QueryDelegate(QStyledItemDelegate):
 
     def _paint_line(self, painter: QPainter, rect: QRect, line: Line, sheet: Sheet, track: str) -> None:
         t = theme.tokens()
-        theme.draw_marker(painter, QRectF(rect.left(), rect.top() + 5, 10, 10), line.index)
+        theme.draw_marker(painter, QRectF(rect.left(), rect.top() + 5, 10, 10), line.at)
         font = self._font("strong" if line.wins else "body")
         painter.setFont(font)
         painter.setPen(QColor(t.text if line.wins else t.secondary))
         metrics = QFontMetrics(font)
-        name = sheet.name(line.index) or self.tr("none of these")
+        name = sheet.name(line.at) or self.tr("none of these")
         wide = _NAME
         shown = metrics.elidedText(name, Qt.TextElideMode.ElideRight, wide)
         left = rect.left() + 18
@@ -204,7 +204,7 @@ class QueryDelegate(QStyledItemDelegate):
         painter.drawText(figure, middle | Qt.AlignmentFlag.AlignRight, f"{line.share:.2f}")
         bar = QRectF(left + wide + 8, rect.top() + 7, figure.left() - 8 - left - wide - 2, 6)
         if bar.width() >= 12:
-            draw_bar(painter, bar, line.share, "secondary" if line.index < 0 else line.index, track)
+            draw_bar(painter, bar, line.share, "secondary" if line.at < 0 else line.at, track)
 
     def _paint_near(self, painter: QPainter, rect: QRect, near: Near) -> None:
         found = self._thumbs.pixmap(near.image, rect.width())

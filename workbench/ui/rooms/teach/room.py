@@ -17,7 +17,7 @@ from workbench.ui.rooms.teach.column import ClassColumn
 from workbench.ui.rooms.teach.deeds import Deeds
 from workbench.ui.rooms.teach.predictor import Predictor
 from workbench.ui.rooms.teach.queries import QueriesPanel
-from workbench.ui.rooms.teach.view import Answer, Shown, answer, positions, to_check
+from workbench.ui.rooms.teach.view import Answer, Shown, answers_of, positions, to_check
 from workbench.ui.rooms.teach.why import WhyPanel
 from workbench.ui.state import AppState
 from workbench.ui.widgets.controls import button
@@ -107,9 +107,7 @@ class TeachRoom(Room):
         where, step = positions(self.state.teach), self.column.adaptation.step()
         asked = (shown, step, tuple(where))
         if self._answers is None or not self._same(self._answers[0], asked):
-            ids = shown.ids()
-            answers = ((sha, answer(p, ids, where)) for sha, p in shown.predictions(step).items())
-            self._answers = (asked, {sha: a for sha, a in answers if a is not None})
+            self._answers = (asked, answers_of(shown.predictions(step), shown.ids(), where))
         return self._answers[1]
 
     @staticmethod

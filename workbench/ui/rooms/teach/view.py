@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from workbench.core.teach import NONE, TeachTask
 from workbench.core.values import ClassId, Estimate, ImageRef, Prediction
@@ -19,41 +19,43 @@ _ENOUGH_TO_JUDGE = 3
 _FAR = 3 * 1.4826  # three robust standard deviations
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of a row: index of the class in the task (``NONE_INDEX`` for none of these), its share, the answer."""
 
-    index: int
+    at: int
     share: float
     wins: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Near:
+class Near(NamedTuple):
     """A near example: index of its class in the task (or ``None`` if that is gone), picture, distance."""
 
-    index: int | None
+    at: int | None
     image: ImageRef
     distance: float
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What is said of one query.
 
     Attributes:
         lines: the two best classes, best first, then none of these.
         answer: class id, or ``NONE``.
         margin: best share less the second, 0..1; small is doubtful.
-        near: the nearest examples, nearest first.
-        shares: share by class id, ``NONE`` included.
+        prediction: where it comes from.
+        indexes: per class of the prediction its index in the task, or ``None`` if it is gone; one for all answers.
     """
 
     lines: tuple[Line, ...]
     answer: ClassId
     margin: float
-    near: tuple[Near, ...]
-    shares: dict[ClassId, float]
+    prediction: Prediction
+    indexes: tuple[int | None, ...]
+
+    @property
+    def near(self) -> tuple[Near, ...]:
+        """The nearest examples, nearest first."""
+        return tuple(Near(self.indexes[n.class_index], n.image, n.distance) for n in self.prediction.nearest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,9 @@ class Shown:
         """The position after adapting."""
         return len(self.result.steps) - 1
 
-    def predictions(self, step: int) -> dict[str, Prediction]:
-        """Predictions at a position by the picture's hash."""
-        step = min(max(step, 0), self.last())
-        return {p.image.sha256: p for p in self.result.steps[step]} if self.result.steps else {}
+    def predictions(self, step: int) -> tuple[Prediction, ...]:
+        """Predictions at a position."""
+        return self.result.steps[min(max(step, 0), self.last())] if self.result.steps else ()
 
 
 def positions(task: TeachTask) -> dict[ClassId, int]:
@@ -82,30 +83,38 @@ def positions(task: TeachTask) -> dict[ClassId, int]:
     return {c.id: i for i, c in enumerate(task.classes)}
 
 
-def answer(prediction: Prediction, ids: Sequence[ClassId], where: Mapping[ClassId, int]) -> Answer | None:
-    """A prediction in terms of the task as it is now.
+def answers_of(
+    predictions: Iterable[Prediction], ids: Sequence[ClassId], where: Mapping[ClassId, int]
+) -> dict[str, Answer]:
+    """Predictions in terms of the task as it is now, by hash; empty where no class of theirs is left.
 
     Args:
-        prediction: of one query.
+        predictions: of queries.
         ids: the classes of the request, in the order of the probabilities.
         where: index of each class that is there now.
-
-    Returns:
-        ``None`` where no class of the prediction is left.
     """
-    ranked = sorted(
-        ((share, -where[i], i) for i, share in zip(ids, prediction.probabilities, strict=True) if i in where),
-        reverse=True,
-    )
-    if not ranked:
-        return None
-    best = NONE if prediction.rejected else ranked[0][2]
-    lines = [Line(where[i], share, i == best) for share, _, i in ranked[:2]]
-    lines.append(Line(NONE_INDEX, prediction.none, best == NONE))
-    shares = {i: share for share, _, i in ranked} | {NONE: prediction.none}
-    order = sorted(shares.values(), reverse=True)
-    near = tuple(Near(where.get(ids[n.class_index]), n.image, n.distance) for n in prediction.nearest)
-    return Answer(tuple(lines), best, order[0] - order[1], near, shares)
+    indexes = tuple(where.get(i) for i in ids)
+    left = [k for k, index in enumerate(indexes) if index is not None]
+    if not left:
+        return {}
+    return {p.image.sha256: _answer(p, ids, indexes, left) for p in predictions}
+
+
+def _answer(p: Prediction, ids: Sequence[ClassId], indexes: tuple[int | None, ...], left: Sequence[int]) -> Answer:
+    shares = p.probabilities
+    first, second = left[0], -1
+    for k in left[1:]:  # a thousand queries are gone through after every key: no sorting here
+        if shares[k] > shares[first]:
+            first, second = k, first
+        elif second < 0 or shares[k] > shares[second]:
+            second = k
+    best, next_ = shares[first], 0.0 if second < 0 else shares[second]
+    lines = [Line(indexes[first] or 0, best, not p.rejected)]
+    if second >= 0:
+        lines.append(Line(indexes[second] or 0, next_, False))
+    lines.append(Line(NONE_INDEX, p.none, p.rejected))
+    margin = best - max(next_, p.none) if best >= p.none else p.none - best
+    return Answer(tuple(lines), NONE if p.rejected else ids[first], margin, p, indexes)
 
 
 def ordered(
