@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QMimeData, QPoint, QPointF, QRect, Qt, QUrl
-from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtGui import QColor, QDragEnterEvent, QDropEvent, QPixmap
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QPushButton
 
@@ -386,6 +386,26 @@ def test_zooming_keeps_the_place(grid: ThumbnailGrid) -> None:
     top = grid.verticalScrollBar().value()
     after = next(r for r in grid.map.rows(top + HEADER, top + HEADER + 1))
     assert after.first <= before < after.last
+
+
+def test_a_marked_picture_does_not_paint_over_its_neighbour(themed: QApplication, qtbot) -> None:
+    class Red(CountingThumbs):
+        def pixmap(self, image: ImageRef, side: int, *, crop: bool = True):
+            made = QPixmap(side, side)
+            made.fill(QColor("#CC2200"))
+            return made
+
+    thumbs = Red()
+    grid = ThumbnailGrid(thumbs)
+    qtbot.addWidget(grid)
+    grid.resize(698, 300)
+    grid.set_sections(sections_of(plain_task("t", classes=1, images=8)))
+    grid.set_marks(frozenset({"t0-2"}))
+    image = grid.grab().toImage()
+    for flat in range(8):
+        x, y = grid.map.position(flat)
+        assert image.pixelColor(x + 30, y + 30).name() == "#cc2200", f"cell {flat} shows its picture"
+    thumbs.close()
 
 
 def test_a_picture_that_comes_repaints_only_its_place(grid: ThumbnailGrid, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,9 @@ def draw_cell(
         marked: there is something to check.
     """
     t = theme.tokens()
+    p.setBrush(Qt.BrushStyle.NoBrush)  # the edge of the thumbnail is drawn with the painter's brush
     draw_thumb(p, box, pixmap, 4.0, failed=failed and pixmap is None)
     p.setRenderHint(QPainter.RenderHint.Antialiasing)
-    p.setBrush(Qt.BrushStyle.NoBrush)
     if failed and pixmap is None:
         icons.draw(p, QRectF(box.center().x() - 8, box.center().y() - 8, 16, 16), "warn", t.bad)
     if chosen:

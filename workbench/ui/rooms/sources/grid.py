@@ -25,7 +25,7 @@ from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QWidget
 from workbench.core.values import ImageRef
 from workbench.ui import theme
 from workbench.ui.rooms.sources.cells import draw_cell
-from workbench.ui.rooms.sources.content import Section, all_items, count_marked
+from workbench.ui.rooms.sources.content import Section, all_items, count_marked, same
 from workbench.ui.rooms.sources.headers import draw_header, name_width
 from workbench.ui.rooms.sources.keyboard import press
 from workbench.ui.rooms.sources.layout import HEADER, GridLayout, Hit
@@ -35,6 +35,7 @@ from workbench.ui.widgets.thumbs import Thumbs
 
 SMALLEST, USUAL, LARGEST = 44, 76, 220
 _DRAG = 6
+_KEPT = 2000  # a larger selection is not carried over to other contents: looking for it would take too long
 
 
 class ThumbnailGrid(QAbstractScrollArea):
@@ -77,13 +78,13 @@ class ThumbnailGrid(QAbstractScrollArea):
 
     # ---- content ---------------------------------------------------------------------------------
     def set_sections(self, sections: Sequence[Section], *, keep: bool = False) -> None:
-        """Show other pictures.
-
-        Args:
-            sections: in order.
-            keep: it is the same task: the place, the selection (by content) and what is collapsed stay.
-        """
-        chosen = {(s, i.sha256) for s, i in self.selection()} if keep else set()
+        """Show other pictures; ``keep`` says that it is the same task: place, selection and what is collapsed stay."""
+        if keep and same(self.sections, sections):
+            self.sections = tuple(sections)
+            self.viewport().update()
+            return
+        few = keep and len(self.choice.chosen) <= _KEPT
+        chosen = {(s, i.sha256) for s, i in self.selection()} if few else set()
         now = self.current_item() if keep else None
         self.sections = tuple(sections)
         self.choice.clear()
@@ -119,8 +120,7 @@ class ThumbnailGrid(QAbstractScrollArea):
         side = min(max(side, SMALLEST), LARGEST)
         if side == self.cell:
             return
-        rows = self.map.rows(self._scroll() + HEADER, self._scroll() + HEADER + 1)
-        top = next((r.first for r in rows), None)
+        top = next((r.first for r in self.map.rows(self._scroll() + HEADER, self._scroll() + HEADER + 1)), None)
         self.cell = side
         self._arrange()
         if top is not None:
@@ -324,8 +324,6 @@ class ThumbnailGrid(QAbstractScrollArea):
         hit = self._hit(event)
         if hit is not None and hit.cell is not None:
             self.opened.emit()
-        elif hit is not None:
-            self.toggle_section(hit.section)
 
     def leaveEvent(self, event: QEvent) -> None:
         """Nothing is under the pointer."""
@@ -335,6 +333,8 @@ class ThumbnailGrid(QAbstractScrollArea):
     def _set_hover(self, flat: int) -> None:
         if flat != self._hover:
             self._hover = flat
+            item = next(iter(self.items([flat])), None)
+            self.viewport().setToolTip(f"{item[1].name}, {item[0]}" if item else "")
             self.viewport().update()
 
     def wheelEvent(self, event: QWheelEvent) -> None:
@@ -344,13 +344,6 @@ class ThumbnailGrid(QAbstractScrollArea):
             event.accept()
             return
         super().wheelEvent(event)
-
-    def viewportEvent(self, event: QEvent) -> bool:
-        """The file's name on hover."""
-        if event.type() is QEvent.Type.ToolTip:
-            item = next(iter(self.items([self._hover])), None) if self._hover >= 0 else None
-            self.viewport().setToolTip(f"{item[1].name}, {item[0]}" if item else "")
-        return super().viewportEvent(event)
 
     def move_to(self, flat: int | None, modifiers: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier) -> None:
         """Make a cell the current one, as an arrow key does."""

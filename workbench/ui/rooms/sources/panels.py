@@ -76,7 +76,7 @@ class _Search(QLineEdit):
     def __init__(self) -> None:
         super().__init__()
         self.setTextMargins(20, 0, 0, 0)
-        self.setFixedHeight(28)
+        self.setProperty("small", "true")
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.key() == Qt.Key.Key_Escape and self.text():

@@ -13,12 +13,12 @@ HEIGHT = 58
 
 
 def title_of(row: Recommendation, catalogue: Catalogue | None) -> str:
-    """For example "ProtoNet" or "Ridge on ResNet-18"."""
+    """For example "ProtoNet" or "Ridge head on ResNet-18"; what is said of "frozen features" gives way to which."""
     if catalogue is None:
         return row.algorithm
     algorithm = next((a.info.title for a in catalogue.algorithms if a.info.key == row.algorithm), row.algorithm)
     backbone = next((b.title for b in catalogue.backbones if b.key == row.backbone), row.backbone)
-    return f"{algorithm} on {backbone}" if row.pretrained else algorithm
+    return f"{algorithm.split(' on ')[0]} on {backbone}" if row.pretrained else algorithm
 
 
 def minutes_words(minutes: float) -> str:

@@ -108,7 +108,7 @@ def sources_editor(tasks: Sequence[Task], set_role: Callable[[Task, Role], objec
         grid.addWidget(label(task.name, "name"), at, 0)
         grid.addWidget(label(count(len(task.classes), "class", "classes"), "secondary"), at, 1)
         combo = QComboBox()
-        combo.setProperty("size", "small")
+        combo.setProperty("small", "true")
         combo.setAccessibleName(f"{task.name}: role")
         for text, role in words:
             combo.addItem(text, role)

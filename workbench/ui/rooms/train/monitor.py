@@ -162,7 +162,7 @@ class Monitor(QWidget):
         self.runs_panel.body.addWidget(self.no_runs, 1)
         return self.runs_panel
 
-    def plots_loaded(self) -> None:
+    def plots_loaded(self, _: object = None) -> None:
         """The libraries are there: make the plots and draw what came meanwhile."""
         if self.loss is not None:
             return

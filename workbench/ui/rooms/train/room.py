@@ -64,7 +64,6 @@ class TrainRoom(Room):
         lanes.progress.connect(self._progress)
         state.tasks_changed.connect(self._later.start)
         state.busy_changed.connect(self._busy_changed)
-        state.theme_changed.connect(self.update)
         self._refresh()
         self.earlier.show()
 
@@ -113,12 +112,10 @@ class TrainRoom(Room):
         if not self._begun_loading:
             self._begun_loading = True
             lanes = self.state.lanes
-            lanes.submit("loading", import_plots, title=self.tr("Loading the plots"), on_done=self._plots_loaded)
+            loaded = self.monitor.plots_loaded
+            lanes.submit("loading", import_plots, title=self.tr("Loading the plots"), on_done=loaded)
             lanes.submit("loading", jobs.catalogue, title=self.tr("Looking for algorithms"), on_done=self._catalogued)
             self._refresh()
-
-    def _plots_loaded(self, _: object) -> None:
-        self.monitor.plots_loaded()
 
     def _catalogued(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue

@@ -100,7 +100,7 @@ class RunsModel(QAbstractTableModel):
             return side | Qt.AlignmentFlag.AlignVCenter
         if role != Qt.ItemDataRole.DisplayRole:
             return None
-        counts = {r.episodes for r in self.rows if r.accuracy is not None}
+        counts = {r.episodes for r in self.rows if r.accuracy is not None and r.episodes}
         accuracy = self.tr("Validation accuracy")
         if len(counts) == 1:
             accuracy = self.tr("Validation accuracy, {n} episodes").format(n=f"{counts.pop():,}")
@@ -291,13 +291,14 @@ class RunsTable(QTableView):
         width = self.viewport().width()
         self.setColumnHidden(Column.BACKBONE, width < 640)
         self.setColumnHidden(Column.TIME, width < 540)
-        fixed = {Column.RUN: 96, Column.ALGORITHM: 80, Column.TIME: 72, Column.STATE: 166}
+        fixed = {Column.RUN: 96, Column.ALGORITHM: 88, Column.TIME: 72, Column.STATE: 166}
         if width >= 640:
             fixed[Column.BACKBONE] = 94
         if width < 540:
             del fixed[Column.TIME]
-        extra = max(0, width - sum(fixed.values()) - 296)
-        fixed[Column.RUN] += extra // 3
+        extra = max(0, width - sum(fixed.values()) - 254)
+        fixed[Column.ALGORITHM] += min(56, extra)
+        fixed[Column.RUN] += max(0, extra - 56) // 3
         for column, size in fixed.items():
             self.setColumnWidth(column, size)
         self.setColumnWidth(Column.ACCURACY, max(150, width - sum(fixed.values())))
