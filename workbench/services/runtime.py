@@ -105,9 +105,9 @@ def _start() -> Future[None]:
 def _keep_memory() -> None:
     """Ask glibc to keep freed memory for the next step instead of returning it to the system.
 
-    By default every block above 128 KB is mapped afresh and its pages are zeroed and faulted in again, at every layer of
-    every step: half the time of a training step of Conv-4. One arena for all threads, since a thread's own arena maps
-    what exceeds its 64 MB. Has to be said before threads allocate; no effect where the C library is another.
+    By default every block above 128 KB is mapped afresh and its pages are zeroed and faulted in again, at every layer
+    of every step: half the time of a training step of Conv-4. One arena for all threads, since a thread's own arena
+    maps what exceeds its 64 MB. Has to be said before threads allocate; no effect where the C library is another.
     """
     if not sys.platform.startswith("linux"):
         return
