@@ -123,7 +123,7 @@ class MAML:
             rows = torch.rand(self.setting.ways, self.features, generator=gen, device=gen.device)
             learned |= {"head.weight": (2 * rows - 1) * bound, "head.bias": rows.new_zeros(self.setting.ways)}
         else:
-            learned["scale"] = torch.tensor(math.log(64 / self.features), device=gen.device)
+            learned["scale"] = torch.tensor(math.log(heads.START / self.features), device=gen.device)
         return State(learned, functional.named(buffers))
 
     def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002

@@ -15,8 +15,8 @@ Mistakes that are easily made here, and not made:
 
 * the *unsquared* distance (another softmax, and it trains differently);
 * averaging softmax outputs instead of features;
-* no scale at D = 1600: distances of some thousands saturate the softmax. ``s`` starts at 64 / D (the paper's 1 for 64
-  features) and is learnt;
+* no scale: distances grow with D and saturate the softmax. ``s`` starts at ``heads.START / D`` and is learnt, which is
+  not in the paper (its ``s = 1`` is a choice of the hyperparameter);
 * statistics of batch norm that a query shares with the other queries when the network is used. In training the whole
   episode is one batch, as in the paper; in use the running averages stand, so features depend on their picture alone
   and can be kept.
@@ -74,8 +74,8 @@ class ProtoNet:
         tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
         scale: str = param(
             "learned",
-            choices=("learned", "fixed"),
-            help="Whether the factor before the squared distance is learnt or stays at 64 / number of features.",
+            choices=("learned", "one"),
+            help="The factor before the squared distance: learnt, from a start that fits the number of features, or 1.",
         )
 
     def __init__(self, p: Params, setting: Setting) -> None:
@@ -87,14 +87,15 @@ class ProtoNet:
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
-        frozen = ("scale",) if self.p.scale == "fixed" else ()
+        frozen = ("scale",) if self.p.scale == "one" else ()
         return (Phase("episodes", tasks_per_step=self.p.tasks, lr={"": self.p.lr}, frozen=frozen),)
 
     def init(self, gen: Generator) -> State:
         """Fresh trunk (or the setting's pretrained one) and ``scale`` = log s."""
         trunk, buffers = functional.start(self.network, gen, self.setting.weights)
-        start = torch.tensor(math.log(64 / self.features), device=gen.device)
-        return State(learned={**functional.named(trunk), "scale": start}, memory=functional.named(buffers))
+        scale = 1.0 if self.p.scale == "one" else heads.START / self.features
+        log_scale = torch.tensor(math.log(scale), device=gen.device)
+        return State(learned={**functional.named(trunk), "scale": log_scale}, memory=functional.named(buffers))
 
     def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002 - no schedule of its own
         """Mean loss over the episodes of ``batch``; the running averages move on with each."""

@@ -225,7 +225,7 @@ class Reptile:
         if self.p.head == "zero":
             weight, bias = features.new_zeros(ways, self.features), features.new_zeros(ways)
         else:
-            weight, bias = heads.prototype_linear(heads.prototypes(features, y, ways), 64 / self.features)
+            weight, bias = heads.prototype_linear(heads.prototypes(features, y, ways), heads.START / self.features)
         return {**trunk, "head.weight": weight, "head.bias": bias}, statistics
 
     @torch.no_grad()
