@@ -118,6 +118,8 @@ def _keep_memory() -> None:
 
 
 def _load(future: Future[None]) -> None:
+    collects = gc.isenabled()
+    gc.disable()  # a full collection amid the import would stop the window once more
     try:
         import torch
 
@@ -130,3 +132,6 @@ def _load(future: Future[None]) -> None:
         future.set_exception(error)
     else:
         future.set_result(None)
+    finally:
+        if collects:
+            gc.enable()
