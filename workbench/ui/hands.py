@@ -86,8 +86,9 @@ class Hands(QObject):
 
     def rest(self, seconds: float) -> None:
         """Let the window live for a while."""
-        over = time.monotonic() + seconds
-        self.until(lambda: time.monotonic() >= over, "a pause", seconds + 10)
+        loop = QEventLoop()
+        QTimer.singleShot(max(0, round(1000 * seconds)), loop, loop.quit)
+        loop.exec()
 
     def settle(self) -> None:
         """Wait until no thumbnail has come for a moment and everything is painted."""
@@ -95,8 +96,8 @@ class Hands(QObject):
         self.until(lambda: time.monotonic() - self._painted > _QUIET_S, "all thumbnails painted")
 
     def _broken(self) -> str:
-        for dialog in self.window.findChildren(BugDialog):
-            if dialog.isVisible():
+        for dialog in QApplication.topLevelWidgets():
+            if isinstance(dialog, BugDialog) and dialog.isVisible():
                 return f"something broke inside the workbench\n{dialog.details}"
         return ""
 
