@@ -82,10 +82,13 @@ def prepare_screen(folder: Path, scale: float) -> None:
 
 
 def _tour(home: Path, out: Path, theme: str) -> int:
+    from PySide6.QtCore import qInstallMessageHandler
+
     from workbench.ui import session
     from workbench.ui.hands import Hands, StepError
     from workbench.ui.walk import Walk
 
+    qInstallMessageHandler(_message)
     qt = app.make_application()
     session.save(session.Session(theme=theme))
     window = app.make_window(qt)
@@ -104,8 +107,16 @@ def _tour(home: Path, out: Path, theme: str) -> int:
     return _leave(hands, window) or code
 
 
+def _message(_kind: object, _where: object, text: str) -> None:
+    """What Qt says, without the offscreen screen's excuses for what only a window manager does."""
+    if not text.startswith("This plugin does not support"):
+        sys.stderr.write(text + "\n")
+
+
 def _leave(hands: Hands, window: MainWindow) -> int:
     """Close the window as a person does; ends the process at once where a step does not end."""
+    from PySide6.QtCore import qInstallMessageHandler
+
     from workbench.ui.hands import StepError
 
     window.close()
@@ -120,6 +131,7 @@ def _leave(hands: Hands, window: MainWindow) -> int:
         sys.stderr.flush()
         os._exit(code)  # ending the interpreter while a thread is inside torch aborts the process
     sys.excepthook = sys.__excepthook__
+    qInstallMessageHandler(None)
     return code
 
 

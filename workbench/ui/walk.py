@@ -25,7 +25,8 @@ from workbench.ui.rooms.train.room import TrainRoom
 from workbench.ui.widgets.controls import Segmented
 from workbench.ui.widgets.room import Room
 
-_MINUTES = "0.4"
+_MINUTES = "0.5"
+_WATCHED = 0.8
 _EXAMPLES = (5, 4, 3, 2)
 _QUERIES = 6
 _STRANGERS = 3
@@ -212,16 +213,19 @@ class Walk:
         loss, accuracy = room.monitor.loss, room.monitor.accuracy
         assert loss is not None
         assert accuracy is not None
-        hands.until(lambda: loss.curves["train"].series.n > 40, "points in the loss curve")
-        hands.until(lambda: accuracy.curves["validation"].series.n > 2, "three validations", 90)
-        hands.rest(2)
+        hands.until(lambda: loss.curves["train"].series.n > 1, "points in the loss curve")
+        hands.until(lambda: accuracy.curves["validation"].series.n > 1, "two validations")
+        hands.until(lambda: self._share(room) > _WATCHED, f"{_WATCHED:.0%} of the budget")
         hands.point(accuracy, QPoint(accuracy.plot_rect.left() + accuracy.plot_rect.width() // 4, 60))
         self.picture("train-live")
-        hands.rest(5)
         hands.click(bottom.stop)
         hands.until(lambda: not room.running and bool(self.state.entries) and self._idle(), "the best kept", 60)
         hands.until(room.strip.isVisible, "the message that it is kept")
         self.picture("train-stopped")
+
+    def _share(self, room: TrainRoom) -> float:
+        progress = room.job.ctx.progress_now if room.job is not None else None
+        return progress.done / progress.total if progress is not None and progress.total else 0.0
 
     # ---- Teach -----------------------------------------------------------------------------------
     def teach_classes(self) -> None:
@@ -267,7 +271,7 @@ class Walk:
         hands.drop(files, room.queries)
         hands.until(lambda: len(self.state.teach.queries) == len(files), "all queries")
         self._predicted(room)
-        hands.point(room.queries.footer)
+        self._click_text(room.queries.sort, "By doubt")
         self.picture("teach")
 
     def _predicted(self, room: TeachRoom) -> None:

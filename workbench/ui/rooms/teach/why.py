@@ -189,7 +189,9 @@ class WhyPanel(QFrame):
     def _open_choices(self) -> None:
         menu = self.choices()
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        menu.popup(self.change.mapToGlobal(QPoint(0, self.change.height() + 2)))
+        # its right edge under the link's, so that it stays within the window
+        left = self.change.width() - menu.sizeHint().width()
+        menu.popup(self.change.mapToGlobal(QPoint(left, self.change.height() + 2)))
 
     def choices(self) -> QMenu:
         """Choose for me, each entry, no transfer."""
