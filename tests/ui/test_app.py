@@ -89,7 +89,8 @@ def test_shown_before_torch_and_closed_with_zero(home):
         CLOSE
         + """
 def prepare(window):
-    window.build_rooms = window.state.load_library = lambda: None
+    window.state.load_library = lambda: None
+    window.build_rooms = window.settle
     def look():
         assert window.isVisible()
         heavy = [m for m in ("torch", "pyqtgraph", "numpy", "PIL") if m in sys.modules]
@@ -114,7 +115,8 @@ def work(ctx):
         ctx.check()
         time.sleep(0.05)
 def prepare(window):
-    window.build_rooms = window.state.load_library = lambda: None
+    window.state.load_library = lambda: None
+    window.build_rooms = window.settle
     for lane in ("train", "adapt", "files"):
         window.state.lanes.submit(lane, work, title=lane)
         window.state.lanes.submit(lane, work, title="waits")
@@ -136,7 +138,8 @@ def test_closing_with_a_step_that_does_not_end_still_exits_with_zero(home):
 import workbench.ui.main_window as m
 m._CLOSE_SECONDS = 0.5
 def prepare(window):
-    window.build_rooms = window.state.load_library = lambda: None
+    window.state.load_library = lambda: None
+    window.build_rooms = window.settle
     window.state.lanes.submit("train", lambda ctx: time.sleep(60), title="deaf")
     QTimer.singleShot(500, window.close)
 sys.exit(app.run(None, []))
@@ -164,12 +167,32 @@ sys.exit(app.run(None, []))
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_closes_the_window(home, signal_name):
+    code = (
+        CLOSE
+        + f"""
+import os, signal
+def prepare(window):
+    window.state.load_library = lambda: None
+    window.build_rooms = window.settle
+    QTimer.singleShot(300, lambda: os.kill(os.getpid(), signal.{signal_name}))
+sys.exit(app.run(None, []))
+"""
+    )
+    done = run_python(code, home, QT_QPA_PLATFORM="offscreen", timeout=40)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_session_is_kept(home):
     code = (
         CLOSE
         + """
 def prepare(window):
-    window.build_rooms = window.state.load_library = lambda: None
+    window.state.load_library = lambda: None
+    window.build_rooms = window.settle
     print("room at start:", window.state.room)
     QTimer.singleShot(300, lambda: window.go("export"))
     QTimer.singleShot(600, window.toggle_theme)

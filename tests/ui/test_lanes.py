@@ -238,6 +238,18 @@ def test_training_that_begins_while_adapting_is_held(lanes, qtbot):
     qtbot.waitUntil(lambda: adapt.over)
 
 
+def test_suspended_lanes_start_nothing_but_files(lanes, qtbot):
+    lanes.suspend()
+    done = []
+    loading = lanes.submit("loading", lambda ctx: 1, title="loading", on_done=done.append)
+    files = lanes.submit("files", lambda ctx: 2, title="files", on_done=done.append)
+    qtbot.waitUntil(lambda: files.over)
+    assert loading.state == "waiting"
+    assert done == [2]
+    lanes.go_on()
+    qtbot.waitUntil(lambda: done == [2, 1])
+
+
 def test_close_cancels_everything_and_says_nothing_more(qapp, qtbot):
     lanes = Lanes()
     said, closed = [], []

@@ -33,7 +33,7 @@ def window(themed, qtbot, monkeypatch):
     monkeypatch.setattr(jobs, "catalogue", lambda ctx: Catalogue((), ()))  # the real one loads torch
     monkeypatch.setattr(jobs, "recommend", lambda tasks, ctx: ())
     monkeypatch.setattr(jobs, "devices", lambda ctx: ())
-    monkeypatch.setattr(MainWindow, "build_rooms", lambda self: None)  # rooms are built when they are needed
+    monkeypatch.setattr(MainWindow, "build_rooms", MainWindow.settle)  # rooms are built when they are needed
     made = MainWindow(AppState(), session.Session())
     made.state.setParent(made)
     made.show()

@@ -11,9 +11,12 @@ import gc
 import logging
 import os
 import re
+import signal
+import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -135,7 +138,9 @@ def run(project: Path | None = None, open_paths: list[str] | None = None) -> int
 
     start = project if project is not None else _last_project(window)
     QTimer.singleShot(0, window, partial(window.begin, start, tuple(open_paths or ())))
+    awake = _close_on_signals(window)
     code = app.exec()
+    awake()
     if window.state.lanes.stuck:
         log.warning("a step did not end in time; leaving without it")
         logging.shutdown()
@@ -146,6 +151,33 @@ def run(project: Path | None = None, open_paths: list[str] | None = None) -> int
     del window
     gc.collect()
     return code
+
+
+def _close_on_signals(window: MainWindow) -> Callable[[], None]:
+    """Let Ctrl-C in the terminal and a polite kill close the window as its button does; call the result at the end.
+
+    Python handles a signal only when it runs, and in Qt's loop it may not for a long time: a byte on a socket wakes it.
+    """
+    from PySide6.QtCore import QSocketNotifier
+
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    there.setblocking(False)
+    notifier = QSocketNotifier(here.fileno(), QSocketNotifier.Type.Read, window)
+    notifier.activated.connect(lambda: here.recv(64))
+    before_fd = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(s, lambda *_: window.close()) for s in wanted]
+
+    def end() -> None:
+        for s, former in zip(wanted, before, strict=True):
+            signal.signal(s, former)
+        signal.set_wakeup_fd(before_fd)
+        notifier.setEnabled(False)
+        here.close()
+        there.close()
+
+    return end
 
 
 def make_application() -> QApplication:

@@ -7,125 +7,23 @@ timer, and its end is one queued signal.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from PySide6.QtCore import QObject, Qt, QThread, QTimer, Signal, Slot
 
-from workbench.core.context import Context
-from workbench.core.errors import JobCancelledError, WorkbenchError
+from workbench.core.errors import WorkbenchError
+from workbench.ui.job import Job as Job
+from workbench.ui.job import JobState as JobState
+from workbench.ui.job import LaneName as LaneName
 
 log = logging.getLogger(__name__)
 
-LaneName = Literal["train", "adapt", "files", "loading"]
-JobState = Literal["waiting", "running", "stopping", "done", "failed", "cancelled", "dropped"]
-
-_LANES: tuple[LaneName, ...] = ("train", "adapt", "files", "loading")
 _STACK = 16 << 20  # secondary threads get 512 KiB on macOS; torch's C recursion needs more
 _PULL_MS = 80
-_numbers = itertools.count(1)
-
-
-class Job:
-    """One piece of work on a lane; made by ``Lanes.submit``, touched only in the window's thread.
-
-    Attributes:
-        number: counts all jobs.
-        ctx: its context; ``ctx.status_text`` and ``ctx.progress_now`` say how far it is.
-        title: for people, e.g. "Meta-training ProtoNet".
-        lane: where it runs.
-        state: waiting, running, stopping, done, failed, cancelled, or dropped (replaced: it says nothing more).
-        held: whether another lane holds it back for a moment.
-        details: traceback of a job that failed by a bug, else "".
-        begun: monotonic seconds when it started to run.
-    """
-
-    def __init__(self, lanes: Lanes, lane: LaneName, fn: Callable[..., Any], args: tuple[Any, ...], title: str) -> None:
-        self.number = next(_numbers)
-        self.ctx = Context()
-        self.title = title
-        self.lane: LaneName = lane
-        self.state: JobState = "waiting"
-        self.held = False
-        self.details = ""
-        self.begun = 0.0
-        self._lanes = lanes
-        self._fn = fn
-        self._args = args
-        self._paused = False
-        self._seen: tuple[object, ...] = ()
-        self.on_done: Callable[[Any], object] | None = None
-        self.on_failed: Callable[[Exception], object] | None = None
-        self.on_cancelled: Callable[[], object] | None = None
-        self.on_event: Callable[[Any], object] | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether it has ended, in whatever way."""
-        return self.state in ("done", "failed", "cancelled", "dropped")
-
-    @property
-    def paused(self) -> bool:
-        """Whether the person paused it."""
-        return self._paused
-
-    def cancel(self) -> None:
-        """Ask it to stop: a waiting job ends at once, a running one at its next check."""
-        self._lanes.cancel(self)
-
-    def pause(self) -> None:
-        """Hold it at its next check."""
-        if self.state not in ("waiting", "running"):
-            return
-        self._paused = True
-        self.ctx.pause()
-        self._lanes.progress.emit(self)
-
-    def resume(self) -> None:
-        """Let it go on (as soon as no other lane needs the cores)."""
-        self._paused = False
-        if not self.held:
-            self.ctx.resume()
-        self._lanes.progress.emit(self)
-
-    def hold(self) -> None:
-        """Another lane takes the cores for a moment; independent of the person's own pause."""
-        self.held = True
-        self.ctx.pause()
-
-    def release(self) -> None:
-        """The cores are free again."""
-        self.held = False
-        if not self._paused:
-            self.ctx.resume()
-
-    def run(self) -> tuple[str, Any]:
-        """Do the work on the calling thread.
-
-        Returns:
-            ``done`` and the result, ``cancelled`` and ``None``, or ``failed`` and the exception.
-        """
-        try:
-            self.ctx.check()
-            return "done", self._fn(*self._args, self.ctx)
-        except JobCancelledError:
-            return "cancelled", None
-        except WorkbenchError as error:
-            return "failed", error.with_traceback(None)
-        except Exception as error:  # noqa: BLE001 - whatever a job raises becomes one failed result
-            self.details = "".join(traceback.format_exception(error))
-            return "failed", error.with_traceback(None)
-        finally:
-            self._fn, self._args = _nothing, ()  # a kept job must not keep its inputs alive
-
-
-def _nothing(*_: object) -> None:
-    raise RuntimeError("a job runs once")
 
 
 class _Worker(QObject):
@@ -186,6 +84,7 @@ class Lanes(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._lanes: dict[LaneName, _Lane] = {}
+        self._suspended = False
         self._closing: Callable[[], object] | None = None
         self._deadline = 0.0
         self._pull_timer = QTimer(self)
@@ -238,6 +137,16 @@ class Lanes(QObject):
         self._next(lane)
         return job
 
+    def suspend(self) -> None:
+        """Start nothing that needs the learning library until ``go_on``: its import would slow the window's start."""
+        self._suspended = True
+
+    def go_on(self) -> None:
+        """Start what waits."""
+        self._suspended = False
+        for lane in self._lanes:
+            self._next(lane)
+
     def drop(self, lane: LaneName) -> None:
         """Forget every job of a lane: nothing of theirs is delivered any more."""
         place = self._lanes.get(lane)
@@ -278,7 +187,7 @@ class Lanes(QObject):
     # ---- running ---------------------------------------------------------------------------------
     def _next(self, lane: LaneName) -> None:
         place = self._lanes[lane]
-        if place.running is not None or not place.waiting:
+        if place.running is not None or not place.waiting or (self._suspended and lane != "files"):
             return
         job = place.waiting.popleft()
         place.running = job

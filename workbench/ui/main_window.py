@@ -145,9 +145,18 @@ class MainWindow(ProjectCommands):
     def build_rooms(self) -> None:
         """Build what is not built yet, one room per turn of the event loop."""
         missing = [r for r in ROOMS if r not in self.rooms]
-        if missing and self.isEnabled():
+        if not self.isEnabled():
+            return
+        if missing:
             self.build_room(missing[0])
             QTimer.singleShot(0, self, self.build_rooms)
+        else:
+            self.settle()
+
+    def settle(self) -> None:
+        """The window stands: now the learning library may load."""
+        self.state.lanes.go_on()
+        self.state.load_library()
 
     def _show_room(self, name: str) -> None:
         self.rail.set_room(name)
@@ -259,20 +268,17 @@ class MainWindow(ProjectCommands):
 
     def hits(self) -> list[Hit]:
         """Everything the palette can find: actions that can be done now, classes, sources, runs."""
-        found = []
-        for entry in self.table:
-            if entry.enabled(self.state) and entry.id != "window.search" and entry.argument in ("", *ROOMS):
-                key = QKeySequence(entry.shortcut).toString(QKeySequence.SequenceFormat.NativeText)
-                found.append(Hit(entry.text.removesuffix("..."), key, entry.icon, self._call(entry)))
-        mine = self.state.teach.classes
-        found += [Hit(c.name, self.tr("class"), "teach", self._to("teach", "class", c.id)) for c in mine]
-        for task in self.state.tasks:
+        state = self.state
+        can = [e for e in self.table if e.enabled(state) and e.id != "window.search"]
+        keys = {e.id: QKeySequence(e.shortcut).toString(QKeySequence.SequenceFormat.NativeText) for e in can}
+        found = [Hit(e.text.removesuffix("..."), keys[e.id], e.icon, self._call(e)) for e in can]
+        found += [Hit(c.name, self.tr("class"), "teach", self._to("teach", "class", c.id)) for c in state.teach.classes]
+        for task in state.tasks:
             found.append(Hit(task.name, self.tr("source"), "sources", self._to("sources", "task", task.id)))
-            for c in task.classes:
-                said = self.tr("class in {task}").format(task=task.name)
-                found.append(Hit(c.name, said, "folder", self._to("sources", "class", f"{task.id}\n{c.name}")))
-        runs = self.state.runs
-        return found + [Hit(r.name, self.tr("run"), "train", self._to("train", "run", r.id)) for r in runs]
+            said = self.tr("class in {task}").format(task=task.name)
+            at = [(c.name, self._to("sources", "class", f"{task.id}\n{c.name}")) for c in task.classes]
+            found += [Hit(name, said, "folder", show) for name, show in at]
+        return found + [Hit(r.name, self.tr("run"), "train", self._to("train", "run", r.id)) for r in state.runs]
 
     def _to(self, room: str, kind: str, key: str) -> Callable[[], None]:
         def reveal() -> None:
@@ -349,12 +355,12 @@ class MainWindow(ProjectCommands):
             folders: to be scanned into it.
         """
         self._begun = True
+        self.state.lanes.suspend()
         if not self.open_at(project, create=True) and project != paths.scratch_project():
             self.open_at(paths.scratch_project(), create=True)
         self._show_room(self.state.room)
         self.load(folders)
         self.build_rooms()
-        self.state.load_library()
 
     def showEvent(self, event: QShowEvent) -> None:
         """On the screen: watch for keys."""

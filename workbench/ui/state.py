@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from PySide6.QtCore import QCoreApplication, QObject, Signal
 from PySide6.QtWidgets import QApplication
@@ -25,52 +25,11 @@ from workbench.services.requests import DeviceRow
 from workbench.services.teach import TeachResult
 from workbench.ui import theme
 from workbench.ui.lanes import Job, Lanes
+from workbench.ui.values import Message as Message
+from workbench.ui.values import MessageKind, OpenProject
 from workbench.ui.widgets.thumbs import Thumbs
 
 log = logging.getLogger(__name__)
-
-MessageKind = Literal["info", "good", "warn", "bad"]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What a room's message strip shows: what happened, why and what to do, one action."""
-
-    kind: MessageKind
-    headline: str
-    detail: str = ""
-    action_text: str = ""
-    callback: Callable[[], object] | None = None
-
-
-class OpenProject(Protocol):
-    """What the window needs of a project; ``workbench.project.project.Project`` is one."""
-
-    # ruff: noqa: D102 - documented where they are implemented
-    @property
-    def name(self) -> str: ...
-    @property
-    def read_only(self) -> str: ...
-    @property
-    def can_undo(self) -> bool: ...
-    @property
-    def can_redo(self) -> bool: ...
-    @property
-    def undo_text(self) -> str: ...
-    @property
-    def redo_text(self) -> str: ...
-    def rename(self, name: str) -> None: ...
-    def save_as(self, path: Path) -> Path: ...
-    def tasks(self) -> tuple[Task, ...]: ...
-    def set_tasks(self, tasks: Sequence[Task]) -> None: ...
-    def problems(self) -> tuple[Problem, ...]: ...
-    def set_problems(self, problems: Sequence[Problem]) -> None: ...
-    def teach(self) -> TeachTask: ...
-    def edit(self, edit: Edit) -> TeachTask: ...
-    def undo(self) -> TeachTask: ...
-    def redo(self) -> TeachTask: ...
-    def add_blob(self, data: bytes, suffix: str) -> Path: ...
-    def close(self) -> None: ...
 
 
 class AppState(QObject):

@@ -40,8 +40,8 @@ class Scatter(QWidget):
         self.update()
 
     def sizeHint(self) -> QSize:
-        """A square."""
-        return QSize(360, 320)
+        """As little as is readable; it takes what there is."""
+        return self.minimumSizeHint()
 
     def minimumSizeHint(self) -> QSize:
         """Still readable."""
