@@ -232,6 +232,8 @@ QScrollBar::handle:hover { background: $control_border; }
 QScrollBar::add-line, QScrollBar::sub-line { width: 0; height: 0; background: none; border: none; }
 QScrollBar::add-page, QScrollBar::sub-page { background: none; }
 
+QListWidget[role="pages"]::item { min-height: 28px; padding: 0 8px; border-radius: 4px; }
+
 QSplitter::handle { background: transparent; }
 QDialog QDialogButtonBox { button-layout: 0; }
 QTextBrowser {

@@ -296,7 +296,7 @@ class AppState(QObject):
             self._testing = True
             title = self.tr("Testing devices")
             self.lanes.submit(
-                "adapt",
+                "loading",
                 jobs.devices,
                 title=title,
                 on_done=self._tested,
