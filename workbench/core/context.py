@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from workbench.core.errors import JobCancelledError, WorkbenchError
+from workbench.core.errors import JobCancelledError, NotFiniteError
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +152,10 @@ class Context:
         """Append one number.
 
         Raises:
-            WorkbenchError: the value is not finite; the run ends with the reason.
+            NotFiniteError: the value is not finite; the run ends with the reason.
         """
         if not math.isfinite(value):
-            raise WorkbenchError(
+            raise NotFiniteError(
                 f"The run stopped at episode {step}",
                 f"{name} became {value}, so nothing learnt after it can be trusted",
                 "Start again with a smaller learning rate; the best state before it is kept",

@@ -24,6 +24,10 @@ class WorkbenchError(Exception):
         return f"{self.what_happened}: {self.why}. {self.what_to_do}."
 
 
+class NotFiniteError(WorkbenchError):
+    """A run's numbers stopped being finite; the best state before that is in its checkpoint."""
+
+
 class StorageError(WorkbenchError):
     """Writing or reading one of our own files failed; nothing was lost."""
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.context import Context, Metric
-from workbench.core.errors import JobCancelledError, WorkbenchError
+from workbench.core.errors import JobCancelledError, NotFiniteError, WorkbenchError
 from workbench.core.values import Validation
 from workbench.data.episodes import Batch, Episodes, Sampler
 from workbench.learn.checkpoint import Position, Run, load_checkpoint, save_checkpoint
@@ -78,8 +78,8 @@ def train(
         start: state to start from instead of a fresh one.
 
     Raises:
-        WorkbenchError: the loss or a gradient stopped being finite (the checkpoint before that is kept), or ``folder``
-            holds another run.
+        NotFiniteError: the loss or a gradient stopped being finite; the checkpoint before that is kept.
+        WorkbenchError: ``folder`` holds another run.
         StorageError: the folder cannot be written, or all its checkpoints are damaged.
     """
     ctx.seed = plan.seed
@@ -196,7 +196,7 @@ class _Job:
         if not (math.isfinite(loss) and math.isfinite(size)):
             run.gen.set_state(before)
             self.save()
-            raise WorkbenchError(
+            raise NotFiniteError(
                 f"The run stopped at episode {at.episodes + episodes}",
                 f"the {'gradient' if math.isfinite(loss) else 'loss'} is not a finite number any more",
                 "Start again with a smaller learning rate; the best state before it is kept",

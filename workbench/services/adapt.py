@@ -9,35 +9,45 @@ from typing import Any
 
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
-from workbench.core.values import Task, TaskClass
+from workbench.core.paths import display
+from workbench.core.values import ImageRef, KnowledgeEntry, Problem, Task, TaskClass
 from workbench.data.scan import scan
 from workbench.project.library import Library
+from workbench.services import knowledge as known
 from workbench.services import models
-from workbench.services.knowledge import feature_cache
 from workbench.services.requests import AdaptRequest
-from workbench.services.survey import survey
+from workbench.services.survey import knowledge_of
 from workbench.services.teach import TeachRequest
 from workbench.services.teaching import adapt_to
+from workbench.transfer.represent import similarity
+
+_LOOKED_AT = 200
+"""Pictures of a folder that its similarity to what is known is measured on."""
 
 
 def adapt(request: AdaptRequest, project: Path, ctx: Context) -> dict[str, Any]:
     """Adapt to a folder and write the model; returns the JSON of the command.
 
     Raises:
-        WorkbenchError: the folder is not one task of class folders, or the entry is not known.
+        WorkbenchError: the folder is not one task of class folders, or the entry is not known or cannot be used.
     """
     begun = time.monotonic()
-    task = one_task(request.support, ctx)
-    choice = request.choice
+    choice, named = request.choice, None
     if choice not in {"auto", "none"}:
-        choice = Library(project).find(choice)[0].id
-    classes = tuple(replace(c, images=c.images) for c in task.classes)
-    return _adapt(classes, choice, project, Path(request.out), request.seed, (), begun, ctx)
+        named = Library(project).find(choice)
+        choice = named[0].id
+    name = models.name_of(Path(request.out))
+    task, problems = one_task(request.support, ctx)
+    classes, copies = _without_copies(task.classes)
+    made = _adapt(classes, choice, project, Path(request.out), name, request.seed, (), begun, ctx, named)
+    listed = [{"path": p.path, "reason": p.reason, "severity": p.severity} for p in (*problems, *copies)]
+    return made | {"problems": listed + made["problems"]}
 
 
 def save_taught(request: TeachRequest, project: Path, out: Path, ctx: Context) -> Path:
     """Write what the Teach room shows as a model folder."""
-    _adapt(request.classes, request.choice, project, out, request.seed, request.queries, time.monotonic(), ctx)
+    name = models.name_of(out)
+    _adapt(request.classes, request.choice, project, out, name, request.seed, request.queries, time.monotonic(), ctx)
     return out
 
 
@@ -46,15 +56,17 @@ def _adapt(
     choice: str,
     project: Path,
     out: Path,
+    name: str,
     seed: int,
-    queries: tuple[Any, ...],
+    queries: tuple[ImageRef, ...],
     begun: float,
     ctx: Context,
+    named: tuple[KnowledgeEntry, Path] | None = None,
 ) -> dict[str, Any]:
-    taught, seen = adapt_to(classes, project, choice, feature_cache(), ctx, every_step=False)
-    estimate = taught.seen.estimate(len(seen))
-    path = models.write(taught, classes, estimate, models.name_of(out), seed, out, ctx)
-    models.remember_pictures(project, path, tuple(i for c in classes for i in c.images) + tuple(queries))
+    taught = adapt_to(classes, project, choice, known.feature_cache(), ctx, every_step=False, named=named)
+    estimate = taught.estimate()
+    path = models.write(taught, classes, estimate, name, seed, out, ctx)
+    models.remember_pictures(project, path, tuple(i for c in classes for i in c.images) + queries)
     chosen = next(c for c in taught.candidates if c.chosen)
     return {
         "model": str(path),
@@ -62,11 +74,7 @@ def _adapt(
         "chosen": {
             "entry": chosen.entry,
             "name": chosen.name,
-            "strategy": "no transfer"
-            if chosen.entry is None
-            else "similarity and leave-one-out loss"
-            if choice == "auto"
-            else "asked for",
+            "strategy": taught.strategy,
             "weights": [
                 {"entry": c.entry, "name": c.name, "weight": c.weight, "similarity": c.similarity, "loss": c.loss}
                 for c in taught.candidates
@@ -77,39 +85,80 @@ def _adapt(
         if estimate is None
         else {"accuracy": estimate.accuracy, "low": estimate.low, "high": estimate.high, "how": estimate.how},
         "seconds": time.monotonic() - begun,
+        "problems": [{"path": p.path, "reason": p.reason, "severity": p.severity} for p in taught.problems],
     }
 
 
-def one_task(folder: str, ctx: Context) -> Task:
-    """The one task of a folder of class folders.
+def _without_copies(classes: tuple[TaskClass, ...]) -> tuple[tuple[TaskClass, ...], list[Problem]]:
+    """Each picture once per class, and what is to be said of copies.
+
+    A copy in the same class would count twice and would give the answer away when the other one is left out; the same
+    picture in two classes is somebody's decision and stays, but is listed.
+    """
+    out, problems = [], []
+    owner: dict[str, str] = {}
+    for c in classes:
+        own: dict[str, ImageRef] = {}
+        for image in c.images:
+            where = display(f"{image.path}/{image.member}" if image.member else image.path)
+            if image.sha256 in own:
+                problems.append(
+                    Problem(where, f"is the same picture as {own[image.sha256].name}, taken once", "ignored")
+                )
+                continue
+            if owner.setdefault(image.sha256, c.name) != c.name:
+                reason = f"is an example of {owner[image.sha256]} and of {c.name}, so neither can be told from it"
+                problems.append(Problem(where, reason, "warning"))
+            own[image.sha256] = image
+        out.append(replace(c, images=tuple(own.values())))
+    return tuple(out), problems
+
+
+def one_task(folder: str, ctx: Context) -> tuple[Task, tuple[Problem, ...]]:
+    """The one task of a folder (or zip) of class folders, and what in it was not taken.
 
     Raises:
         WorkbenchError: it holds no classes, or several tasks.
     """
-    tasks = [t for t in scan((folder,), ctx).tasks if t.classes]
+    found = scan((folder,), ctx)
+    tasks = [t for t in found.tasks if t.classes]
     if not tasks:
         raise WorkbenchError(
             "Nothing was adapted",
-            f"{folder} holds no class folders with pictures",
+            f"{display(folder)} holds no class folders with pictures",
             "Give a folder with one folder per class",
         )
     if len(tasks) > 1:
         raise WorkbenchError(
             "Nothing was adapted",
-            f"{folder} holds {len(tasks)} tasks ({tasks[0].name}, {tasks[1].name} ...)",
+            f"{display(folder)} holds {len(tasks)} tasks ({tasks[0].name}, {tasks[1].name} ...)",
             "Give one of them",
         )
-    return tasks[0]
+    return tasks[0], found.problems
 
 
 def similar(folder: str, project: Path, ctx: Context) -> dict[str, float]:
-    """Similarity of a folder's task to every entry (to the nearest of its sources), by entry id.
+    """Similarity of a folder's pictures to every usable entry (to the nearest of its sources), by entry id.
+
+    Labels do not matter: a folder of unlabelled pictures does as well.
 
     Raises:
-        WorkbenchError: the folder is not one task of class folders.
+        WorkbenchError: the folder holds no picture that can be read.
     """
-    task = one_task(folder, ctx)
-    seen = survey(task.classes, project, "auto", feature_cache(), ctx)
-    return {
-        s.knowledge.id: max((v for _, v in s.similarities), default=0.0) for s in seen if s.knowledge.id is not None
-    }
+    tasks = scan((folder,), ctx).tasks
+    images = [i for t in tasks for i in (*(i for c in t.classes for i in c.images), *t.unlabelled)]
+    if not images:
+        raise WorkbenchError(
+            "Nothing was compared", f"{display(folder)} holds no picture that can be read", "Choose another folder"
+        )
+    step = max(1, len(images) // _LOOKED_AT)
+    looked_at = tuple(images[::step][:_LOOKED_AT])
+    out: dict[str, float] = {}
+    for knowledge in knowledge_of(project, "auto", ctx)[0]:
+        ctx.check()
+        if knowledge.id is None:
+            continue
+        ctx.status(f"Looking through {knowledge.name}")
+        task = known.described(knowledge, known.to_tensor(looked_at, knowledge.preprocess), ctx)
+        out[knowledge.id] = max((similarity(task, source) for _, source in knowledge.sources), default=0.0)
+    return out

@@ -15,8 +15,8 @@ from workbench.learn.protocol import Setting, generator
 from workbench.learn.registry import create
 from workbench.project.library import Library
 from workbench.services import knowledge as known
+from workbench.services.preparing import load_sources
 from workbench.services.requests import Evaluated, EvaluateRequest
-from workbench.services.train import load_sources
 
 
 def evaluate(request: EvaluateRequest, project: Path, ctx: Context) -> Evaluated:

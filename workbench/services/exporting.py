@@ -16,12 +16,15 @@ from workbench.export import write as writer
 from workbench.services.models import OpenModel, open_model, own_pictures
 from workbench.services.requests import CheckRow, Exported, ExportRequest, NearTie
 
+_MOST = 200
+"""Pictures asked about that are compared, besides all examples."""
+
 
 def export(request: ExportRequest, project: Path, ctx: Context) -> Exported:
     """Export a model and verify the file on the model's own pictures.
 
-    The pictures are those the model was taught with and asked about, where this project remembers them and they are
-    still the same; otherwise the thumbnails that travel with the model.
+    The pictures are those the model was taught with and asked about (evenly chosen where there are hundreds), where
+    this project remembers them and they are still the same; otherwise the thumbnails that travel with the model.
 
     Raises:
         WorkbenchError: no such model, or the file does not answer as the application does; nothing is left behind then.
@@ -30,7 +33,7 @@ def export(request: ExportRequest, project: Path, ctx: Context) -> Exported:
     model = open_model(Path(request.model))
     ctx.status("Reading the pictures")
     with tempfile.TemporaryDirectory(prefix="workbench-export-") as temporary:
-        pictures = _pictures(model, project, Path(request.model), Path(temporary), ctx)
+        pictures = _pictures(model, project, Path(temporary), ctx)
         done = writer.export(
             model.network,
             model.manifest,
@@ -64,12 +67,14 @@ def export(request: ExportRequest, project: Path, ctx: Context) -> Exported:
     )
 
 
-def _pictures(
-    model: OpenModel, project: Path, path: Path, temporary: Path, ctx: Context
-) -> list[tuple[ImageRef, np.ndarray]]:
+def _pictures(model: OpenModel, project: Path, temporary: Path, ctx: Context) -> list[tuple[ImageRef, np.ndarray]]:
     p = model.manifest.preprocess
     out: list[tuple[ImageRef, np.ndarray]] = []
-    for image in own_pictures(project, path):
+    remembered = own_pictures(project, model.manifest)
+    examples = remembered[: len(model.support)]
+    asked = remembered[len(examples) :]
+    step = max(1, -(-len(asked) // _MOST))
+    for image in (*examples, *asked[::step]):
         ctx.check()
         try:
             out.append((image, pixels(image, p)))

@@ -7,24 +7,32 @@ import functools
 import hashlib
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.core.context import Context
-from workbench.core.paths import cache_home
-from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Preprocess, SourceInfo
+from workbench.core.errors import StorageError
+from workbench.core.paths import cache_home, display
+from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Preprocess
+from workbench.data.episodes import normalise
 from workbench.data.read import pixels
-from workbench.learn.features import FeatureCache, features, trunk_digest
+from workbench.learn.calibrate import UNCALIBRATED
+from workbench.learn.features import FeatureCache, batch_size, features, trunk_digest
 from workbench.learn.protocol import Algorithm, Setting, State, Support, generator
-from workbench.learn.registry import create
+from workbench.learn.registry import backbone, create
 from workbench.project.library import Library
 from workbench.transfer.represent import Representation, represent
 
 UNTRAINED = "No transfer"
-_KEPT = 12
+_KEPT = 500_000_000
+"""Bytes of tensors that each thread keeps ready to use."""
+_PIXELS_KEPT = 128_000_000
+_LARGEST_UNTRAINED = 84
 
 
 @functools.lru_cache(maxsize=2)
@@ -49,6 +57,7 @@ class Knowledge:
         preprocess: how pictures become inputs.
         digest: of the trunk's tensors; part of every feature's key.
         sources: what it was trained on, as it sees it.
+        trunk: what no support set changes, in eval mode, for cacheable algorithms.
     """
 
     entry: KnowledgeEntry | None
@@ -58,6 +67,7 @@ class Knowledge:
     preprocess: Preprocess
     digest: str
     sources: tuple[tuple[str, Representation], ...]
+    trunk: nn.Module | None
 
     @property
     def id(self) -> EntryId | None:
@@ -69,9 +79,15 @@ class Knowledge:
         """Whether features do not depend on the support set."""
         return "cacheable" in self.algorithm.info.tags
 
-    def calibration(self, name: str, default: float) -> float:
-        """A figure fitted on validation episodes."""
-        return default if self.entry is None else float(self.entry.calibration.get(name, default))
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What was fitted on validation episodes, and what stands for it where nothing was."""
+        return UNCALIBRATED if self.entry is None else {**UNCALIBRATED, **self.entry.calibration}
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        return sum(t.nbytes for part in self.state for t in part.values()) * (2 if self.trunk is not None else 1)
 
 
 def split_state(tensors: dict[str, Tensor]) -> State:
@@ -87,72 +103,147 @@ def join_state(state: State) -> dict[str, Tensor]:
     return {f"learned.{k}": v for k, v in state.learned.items()} | {f"memory.{k}": v for k, v in state.memory.items()}
 
 
-_cache: OrderedDict[str, Knowledge] = OrderedDict()
-_lock = threading.Lock()
+class _Kept(threading.local):
+    """What each thread has at hand; a network's structure is filled in while it is called, so none is shared."""
+
+    def __init__(self) -> None:
+        self.entries: OrderedDict[tuple[str, Path], Knowledge] = OrderedDict()
+        self.untrained: OrderedDict[tuple[Preprocess, str], Knowledge] = OrderedDict()
+
+
+_kept = _Kept()
 
 
 def load(entry: KnowledgeEntry, path: Path, library: Library) -> Knowledge:
-    """Bring an entry to life; the last dozen are kept, keyed by the hash of their weights."""
-    with _lock:
-        if entry.weights_sha256 in _cache:
-            _cache.move_to_end(entry.weights_sha256)
-            return _cache[entry.weights_sha256]
+    """Bring an entry to life; what was used last is kept, for each thread apart.
+
+    Args:
+        entry: its card.
+        path: its folder.
+        library: reads its tensors.
+
+    Raises:
+        WorkbenchError: it is damaged, its tensors do not fit its network, or this version lacks its algorithm.
+    """
+    key = (entry.id, path)
+    found = _kept.entries.get(key)
+    if found is None or found.entry != entry:
+        found = _load(entry, path, library)
+        _kept.entries[key] = found
+    _kept.entries.move_to_end(key)
+    while len(_kept.entries) > 1 and sum(k.size for k in _kept.entries.values()) > _KEPT:
+        _kept.entries.popitem(last=False)
+    return found
+
+
+def _load(entry: KnowledgeEntry, path: Path, library: Library) -> Knowledge:
     arrays = library.load_tensors(path)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     setting = Setting(entry.backbone, entry.preprocess.depth, entry.preprocess.size, entry.ways[1])
     algorithm = create(entry.algorithm, entry.params, setting)
-    state = split_state(tensors)
-    sources = tuple(
-        (
-            source.name,
-            Representation(tensors[f"source.{i}.mean"], tensors[f"source.{i}.covariance"], max(source.images, 1)),
+    try:
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        state = split_state(tensors)
+        expected = algorithm.init(generator(0))
+        for part, wanted in zip(state, expected, strict=True):
+            wrong = [n for n, t in wanted.items() if n not in part or part[n].shape != t.shape]
+            if wrong:
+                raise ValueError(f"{wrong[0]} is missing or has another shape")
+        sources = tuple(
+            (
+                source.name,
+                Representation(tensors[f"source.{i}.mean"], tensors[f"source.{i}.covariance"], max(source.images, 1)),
+            )
+            for i, source in enumerate(entry.sources)
+            if f"source.{i}.mean" in tensors
         )
-        for i, source in enumerate(entry.sources)
-        if f"source.{i}.mean" in tensors
-    )
-    knowledge = Knowledge(entry, entry.name, algorithm, state, entry.preprocess, trunk_digest(state), sources)
-    with _lock:
-        _cache[entry.weights_sha256] = knowledge
-        while len(_cache) > _KEPT:
-            _cache.popitem(last=False)
-    return knowledge
+        digest, trunk = trunk_digest(state), algorithm.trunk(state)
+    except (KeyError, ValueError, TypeError) as error:
+        raise StorageError(
+            f"{display(path)} was not loaded", f"its tensors do not fit its network ({error})", "Import the entry again"
+        ) from error
+    return Knowledge(entry, entry.name, algorithm, state, entry.preprocess, digest, sources, trunk)
 
 
-@functools.lru_cache(maxsize=4)
 def untrained(preprocess: Preprocess, backbone: str = "conv4") -> Knowledge:
     """What "no transfer" means: prototypes on a network with random weights (seed 0), which knows nothing."""
-    setting = Setting(backbone, preprocess.depth, preprocess.size)
-    algorithm = create("protonet", {}, setting)
-    state = algorithm.init(generator(0))
-    return Knowledge(None, UNTRAINED, algorithm, state, preprocess, trunk_digest(state), ())
+    key = (preprocess, backbone)
+    if key not in _kept.untrained:
+        setting = Setting(backbone, preprocess.depth, preprocess.size)
+        algorithm = create("protonet", {}, setting)
+        state = algorithm.init(generator(0))
+        digest, trunk = trunk_digest(state), algorithm.trunk(state)
+        _kept.untrained[key] = Knowledge(None, UNTRAINED, algorithm, state, preprocess, digest, (), trunk)
+        if len(_kept.untrained) > 4:
+            _kept.untrained.popitem(last=False)
+    return _kept.untrained[key]
+
+
+def plain_preprocess(like: Preprocess | None) -> Preprocess:
+    """How the untrained network sees pictures: as the newest entry does, within what Conv-4 is for."""
+    if like is None:
+        return Preprocess()
+    least = backbone("conv4").min_size
+    return replace(like, size=min(max(like.size, least), max(least, _LARGEST_UNTRAINED)))
 
 
 def to_tensor(images: tuple[ImageRef, ...], p: Preprocess) -> Tensor:
-    """Pictures as normalised inputs ``[n, C, H, W]``."""
-    x = torch.stack([torch.from_numpy(pixels(image, p).copy()) for image in images]).permute(0, 3, 1, 2).float() / 255
-    mean = torch.tensor(p.mean).view(1, -1, 1, 1)
-    std = torch.tensor(p.std).view(1, -1, 1, 1)
-    return ((x - mean) / std).contiguous()
+    """Pictures as normalised inputs ``[n, C, H, W]``.
+
+    Raises:
+        WorkbenchError: one cannot be read.
+    """
+    return normalise(np.stack([_pixels(image, p) for image in images]), p.mean, p.std)
+
+
+_decoded: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _pixels(image: ImageRef, p: Preprocess) -> np.ndarray:
+    """8-bit pixels; those used last are kept, since every inner step and every edit asks for the same pictures."""
+    key = (image.sha256, p.pixel_digest)
+    with _lock:
+        found = _decoded.get(key)
+        if found is not None:
+            _decoded.move_to_end(key)
+            return found
+    found = pixels(image, p)
+    with _lock:
+        _decoded[key] = found
+        while len(_decoded) * found.nbytes > _PIXELS_KEPT:
+            _decoded.popitem(last=False)
+    return found
 
 
 def support_of(
     knowledge: Knowledge, classes: tuple[tuple[ImageRef, ...], ...], cache: FeatureCache, ctx: Context
-) -> tuple[Support, Tensor]:
-    """The support set as this knowledge sees it, and its embedding before adapting ``[S, D]``."""
+) -> Support:
+    """The support set as this knowledge sees it.
+
+    Raises:
+        WorkbenchError: an example cannot be read.
+    """
     images = tuple(image for members in classes for image in members)
     y = torch.tensor([i for i, members in enumerate(classes) for _ in members])
     if knowledge.cacheable:
         f = embed(knowledge, images, cache, ctx)
-        return Support(f, y, len(classes), f), f
-    support = Support(to_tensor(images, knowledge.preprocess), y, len(classes))
-    return support, before_adapting(knowledge, support, ctx)
+        return Support(f, y, len(classes), f)
+    return Support(to_tensor(images, knowledge.preprocess), y, len(classes))
+
+
+def embedding_of(knowledge: Knowledge, support: Support, ctx: Context) -> Tensor:
+    """The support set's embedding before adapting ``[S, D]``.
+
+    Raises:
+        WorkbenchError: this knowledge cannot adapt to such a task.
+    """
+    return before_adapting(knowledge, support, ctx) if support.features is None else support.features
 
 
 def embed(knowledge: Knowledge, images: tuple[ImageRef, ...], cache: FeatureCache, ctx: Context) -> Tensor:
     """Features of pictures under a cacheable trunk, ``[n, D]``, from the cache where they are known."""
-    trunk = knowledge.algorithm.trunk(knowledge.state)
-    assert trunk is not None, "a cacheable algorithm has a trunk"
-    return features(images, trunk, knowledge.digest, knowledge.preprocess, cache, ctx)
+    assert knowledge.trunk is not None, "a cacheable algorithm has a trunk"
+    return features(images, knowledge.trunk, knowledge.digest, knowledge.preprocess, cache, ctx)
 
 
 def before_adapting(knowledge: Knowledge, support: Support, ctx: Context) -> Tensor:
@@ -175,16 +266,26 @@ class _EnoughError(Exception):
     """Only the initialisation was wanted."""
 
 
-def describe_source(knowledge: Knowledge, x: Tensor, y: Tensor, ctx: Context) -> Representation:
-    """A source as the entry sees it: mean and covariance of the features of some of its pictures."""
-    if knowledge.cacheable:
-        trunk = knowledge.algorithm.trunk(knowledge.state)
-        assert trunk is not None, "a cacheable algorithm has a trunk"
-        with torch.no_grad():
-            e = torch.cat([trunk(x[i : i + 64]) for i in range(0, len(x), 64)])
-    else:
-        e = before_adapting(knowledge, Support(x, y, int(y.max()) + 1), ctx)
-    return represent(e)
+def described(knowledge: Knowledge, x: Tensor, ctx: Context) -> Representation:
+    """Pictures ``[n, C, H, W]`` as the entry sees them before adapting: mean and covariance of their features."""
+    return represent(plain_embedding(knowledge, x, ctx))
+
+
+def plain_embedding(knowledge: Knowledge, x: Tensor, ctx: Context) -> Tensor:
+    """Features of pictures ``[n, C, H, W]`` without any labels, ``[n, D]``."""
+    if knowledge.trunk is not None:
+        at_once = batch_size(x.shape[2], x.shape[3])
+        parts = []
+        for some in torch.split(x, at_once):
+            ctx.check()
+            with torch.no_grad():
+                parts.append(knowledge.trunk(some))
+        return torch.cat(parts)
+    # Before the first step the features depend on the pictures alone, so any labels do, for as many classes as a fixed
+    # head may want. Repeating all pictures alike changes no statistics.
+    n, ways = len(x), knowledge.algorithm.setting.ways
+    x = x.repeat(-(-ways // n), 1, 1, 1)
+    return before_adapting(knowledge, Support(x, torch.arange(len(x)) % ways, ways), ctx)[:n]
 
 
 def request_key(*parts: object) -> str:
@@ -193,8 +294,3 @@ def request_key(*parts: object) -> str:
     for part in parts:
         h.update(repr(part).encode("utf-8", "surrogateescape") + b"\0")
     return h.hexdigest()[:24]
-
-
-def source_info(name: str, path: str, classes: int, images: int, fingerprint: str) -> SourceInfo:
-    """A source as an entry's card names it."""
-    return SourceInfo(name, path, classes, images, fingerprint)

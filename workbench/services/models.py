@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from torch import Tensor
 from workbench.core import storage
 from workbench.core.context import Context
 from workbench.core.errors import StorageError, WorkbenchError
-from workbench.core.paths import escape, unescape
+from workbench.core.paths import display, escape, unescape
 from workbench.core.values import Estimate, ImageRef, TaskClass
 from workbench.data.thumbnails import thumbnail
 from workbench.export.compare import PROBABILITY_TOLERANCE, self_check, self_check_difference
@@ -31,6 +32,8 @@ from workbench.services import knowledge as known
 from workbench.services.knowledge import Knowledge
 from workbench.services.survey import Seen
 from workbench.services.teaching import Taught
+
+_log = logging.getLogger(__name__)
 
 _THUMBNAIL = 160
 _PICTURES = "pictures of a model"
@@ -99,7 +102,7 @@ def write(
             "reject_width": float(network.width),
         },
         entry=k.id or "",
-        strategy="no transfer" if k.entry is None else "similarity and leave-one-out loss",
+        strategy=taught.strategy,
         reason=taught.reason,
         candidates=taught.candidates,
         estimate=estimate,
@@ -139,11 +142,13 @@ def open_model(path: Path) -> OpenModel:
     setting = Setting(manifest.backbone, manifest.preprocess.depth, manifest.preprocess.size, manifest.ways[1])
     algorithm = create(manifest.algorithm, manifest.params, setting)
     state = known.split_state(tensors)
-    adapted = Adapted(
-        {n.removeprefix("adapted."): t for n, t in tensors.items() if n.startswith("adapted.")}, len(manifest.classes)
-    )
+    ways = len(manifest.classes)
+    adapted = Adapted({n.removeprefix("adapted."): t for n, t in tensors.items() if n.startswith("adapted.")}, ways)
     try:
         embedding, labels, protos = (tensors[f"support.{n}"] for n in ("embedding", "label", "prototypes"))
+        support = Support(embedding, labels, ways, embedding)
+        if embedding.ndim != 2 or protos.shape != (ways, embedding.shape[1]) or len(labels) != len(manifest.support):
+            raise ValueError("the examples' features do not belong to its classes")
         network = Answering(
             algorithm.deploy(state, adapted),
             manifest.preprocess.mean,
@@ -153,23 +158,29 @@ def open_model(path: Path) -> OpenModel:
             manifest.calibration["reject_threshold"],
             manifest.calibration["reject_width"],
         )
-    except (KeyError, RuntimeError) as error:
+        probe = torch.zeros(1, manifest.preprocess.depth, manifest.preprocess.size, manifest.preprocess.size)
+        with torch.no_grad():
+            answered = network(probe)
+        if answered[1].shape != (1, ways + 1) or answered[3].shape[1] != embedding.shape[1]:
+            raise ValueError("it answers about another number of classes")
+        digest = trunk_digest(state)
+    except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         raise StorageError(
-            f"{path} was not opened", f"its tensors do not fit its network ({error})", "Make the model again"
+            f"{display(path)} was not opened", f"its tensors do not fit its network ({error})", "Make the model again"
         ) from error
     if not self_check_difference(network, manifest, thumbnails) <= PROBABILITY_TOLERANCE:
         raise StorageError(
-            f"{path} was not opened",
+            f"{display(path)} was not opened",
             "it does not answer as it did where it was made",
             "Open it with the version of the workbench that made it, or make the model again",
         )
-    digest = trunk_digest(state)
-    knowledge = Knowledge(
-        None, manifest.provenance.get("knowledge", manifest.name), algorithm, state, manifest.preprocess, digest, ()
-    )
-    support = Support(embedding, labels, len(manifest.classes), embedding)
-    nothing = HeldOut(labels.new_zeros(0), embedding.new_zeros((0, len(manifest.classes))), None)
-    seen = Seen(knowledge, support, embedding, (), nothing, manifest.calibration["temperature"], embedding.new_zeros(0))
+    name = str(manifest.provenance.get("knowledge", manifest.name))
+    # for cacheable methods the deployed trunk is the one that the features in the cache were made with
+    trunk = network.deployed.trunk if "cacheable" in algorithm.info.tags else None
+    knowledge = Knowledge(None, name, algorithm, state, manifest.preprocess, digest, (), trunk)
+    nothing = HeldOut(labels.new_zeros(0), embedding.new_zeros((0, ways)), None)
+    temperature = manifest.calibration["temperature"]
+    seen = Seen(knowledge, support, embedding, None, (), nothing, temperature, embedding.new_zeros(0))
     refs = tuple(ImageRef("", s.name, s.sha256, 0, 0, 0) for s in manifest.support)
     return OpenModel(manifest, seen, network, embedding, refs, arrays, thumbnails)
 
@@ -186,20 +197,24 @@ class _Picture(msgspec.Struct, forbid_unknown_fields=True):
 def remember_pictures(project: Path, model: Path, images: tuple[ImageRef, ...]) -> None:
     """Keep, in the project and not in the model, where a model's own pictures lie; an export is verified on them."""
     rows = [_Picture(escape(i.path), i.member, i.sha256, i.size, i.width, i.height) for i in images]
-    storage.save(_pictures_file(project, model), storage.encode_json(_PICTURES, 1, rows), keep_previous=False)
+    manifest, _, _ = read_model(model)
+    storage.save(_pictures_file(project, manifest), storage.encode_json(_PICTURES, 1, rows), keep_previous=False)
 
 
-def own_pictures(project: Path, model: Path) -> tuple[ImageRef, ...]:
-    """The pictures remembered for a model; none for a model that came from elsewhere."""
-    path = _pictures_file(project, model)
+def own_pictures(project: Path, manifest: Manifest) -> tuple[ImageRef, ...]:
+    """The pictures remembered for a model; none for a model that came from elsewhere, or where the note is damaged."""
+    path = _pictures_file(project, manifest)
     if not path.exists():
         return ()
-    rows = storage.decode_json(storage.load(path), _PICTURES, 1, list[_Picture], str(path))
+    try:
+        rows = storage.decode_json(storage.load(path), _PICTURES, 1, list[_Picture], str(path))
+    except StorageError as error:
+        _log.warning("%s", error)
+        return ()
     return tuple(ImageRef(unescape(r.path), r.member, r.sha256, r.size, r.width, r.height) for r in rows)
 
 
-def _pictures_file(project: Path, model: Path) -> Path:
-    manifest, _, _ = read_model(model)
+def _pictures_file(project: Path, manifest: Manifest) -> Path:
     return project / "models" / f"{manifest.digest[:24]}.json"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from workbench.core import storage
 from workbench.core.context import Context
-from workbench.core.errors import StorageError, WorkbenchError
+from workbench.core.errors import WorkbenchError
 from workbench.core.paths import display
 from workbench.core.values import ImageRef, Prediction, Problem
 from workbench.data.read import image_ref, read_bytes
@@ -46,7 +46,7 @@ def gather(paths: Iterable[str], ctx: Context) -> Gathered:
         path = Path(text)
         if not path.exists():
             raise WorkbenchError("Nothing was predicted", f"{display(text)} is not there", "Check the path")
-        if path.is_dir() or path.suffix.lower() == ".zip":
+        if path.is_dir() or _is_archive(path):
             found = scan((text,), ctx)
             problems += found.problems
             for task in found.tasks:
@@ -55,9 +55,19 @@ def gather(paths: Iterable[str], ctx: Context) -> Gathered:
             try:
                 images.append(image_ref(str(path.absolute())))
             except WorkbenchError as error:
-                problems.append(Problem(str(path), error.why, "error"))
+                problems.append(Problem(display(path.absolute()), error.why, "error"))
     unique = {(i.path, i.member): i for i in images}
     return Gathered(tuple(unique.values()), tuple(problems))
+
+
+def _is_archive(path: Path) -> bool:
+    if path.suffix.lower() == ".zip":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
 
 
 def apply(request: ApplyRequest, project: Path, ctx: Context) -> Applied:  # noqa: ARG001 - one shape for all jobs
@@ -74,27 +84,35 @@ def apply(request: ApplyRequest, project: Path, ctx: Context) -> Applied:  # noq
         raise WorkbenchError(
             "Nothing was predicted", "there is no picture in what was given", "Give pictures or a folder of pictures"
         )
-    predictions = predict_images(model, found.images, ctx)
+    predictions, unread = predict_images(model, found.images, ctx)
+    problems = (*found.problems, *unread)
     human = dict(request.labels)
     if request.csv:
         storage.save(Path(request.csv), to_csv(model, predictions, human))
     if request.copy_to:
         copy_sorted(model, predictions, human, Path(request.copy_to), ctx)
-    return Applied(model.manifest.classes, predictions, found.problems, request.csv, time.monotonic() - begun)
+    return Applied(model.manifest.classes, predictions, problems, request.csv, time.monotonic() - begun)
 
 
-def predict_images(model: OpenModel, images: tuple[ImageRef, ...], ctx: Context) -> tuple[Prediction, ...]:
-    """Answers for pictures, in batches, with progress and cancel."""
+def predict_images(
+    model: OpenModel, images: tuple[ImageRef, ...], ctx: Context
+) -> tuple[tuple[Prediction, ...], tuple[Problem, ...]]:
+    """Answers for pictures, in batches, with progress and cancel; and those that could not be read after all."""
     cache = feature_cache()
     out: list[Prediction] = []
+    problems: list[Problem] = []
     ctx.status("Predicting")
     begun = time.monotonic()
     for i in range(0, len(images), _AT_ONCE):
         ctx.check()
-        out += predict(model.network, model.seen, model.embedding, model.support, images[i : i + _AT_ONCE], cache, ctx)
-        left = (time.monotonic() - begun) / len(out) * (len(images) - len(out))
-        ctx.progress(len(out), len(images), "images", left)
-    return tuple(out)
+        some = images[i : i + _AT_ONCE]
+        answers, unread = predict(model.network, model.seen, model.embedding, model.support, some, cache, ctx)
+        out += answers
+        problems += unread
+        done = i + len(some)
+        left = (time.monotonic() - begun) / done * (len(images) - done)
+        ctx.progress(done, len(images), "images", left)
+    return tuple(out), tuple(problems)
 
 
 def answer(model: OpenModel, p: Prediction, human: dict[str, str]) -> tuple[str, float, bool, bool]:
@@ -136,28 +154,17 @@ def copy_sorted(
     """Copies of the pictures in one folder per class; a name that is taken gets a number.
 
     Raises:
-        StorageError: a copy could not be written.
+        WorkbenchError: a copy could not be written, or a picture is not what it was.
     """
     ctx.status("Copying")
     for n, p in enumerate(predictions):
         ctx.check()
         name, *_ = answer(model, p, human)
         folder = target / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            free = folder / p.image.name
-            number = 2
-            while free.exists():
-                free = folder / f"{Path(p.image.name).stem} ({number}){Path(p.image.name).suffix}"
-                number += 1
-            if p.image.member:
-                storage.save(free, read_bytes(p.image), keep_previous=False)
-            else:
-                part = free.with_name(f".{free.name}.part")
-                shutil.copyfile(p.image.path, part)
-                part.replace(free)
-        except OSError as error:
-            raise StorageError(
-                f"{p.image.name} was not copied", error.strerror or str(error), "Choose another folder"
-            ) from error
+        free = folder / p.image.name
+        number = 2
+        while os.path.lexists(free):  # a name that is too long is nobody's, and is refused when it is written
+            free = folder / f"{Path(p.image.name).stem} ({number}){Path(p.image.name).suffix}"
+            number += 1
+        storage.save(free, read_bytes(p.image), keep_previous=False)
         ctx.progress(n + 1, len(predictions), "images")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
-from workbench.core.values import Estimate, Preprocess, TaskClass
+from workbench.core.values import Estimate, KnowledgeEntry, Problem, TaskClass
 from workbench.learn.calibrate import HeldOut, fit_temperature, held_out
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Support
@@ -22,15 +24,17 @@ from workbench.services import knowledge as known
 from workbench.services.knowledge import Knowledge
 from workbench.transfer.estimate import estimate
 from workbench.transfer.rank import Option
-from workbench.transfer.represent import represent, similarity
+from workbench.transfer.represent import Representation, represent, similarity
 
 _SLOW_FOLDS = 3
 """Adaptations spent on left-out examples of a method that adapts by gradient steps."""
 _SLOW_TRIED = 2
 """How many of such methods are tried at all: the most similar ones."""
 _ONE_BY_ONE = 100
-"""Up to so many examples are left out one at a time."""
-_REMEMBERED = 64
+"""Up to so many examples are left out one at a time, more in ten parts."""
+_MANY_FOLDS = 10
+_REMEMBERED = 256_000_000
+"""Bytes of examples that each thread remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Seen:
         knowledge: the entry.
         support: the examples as its inputs or features.
         embedding: ``[S, D]`` before adapting.
+        task: the same as mean and covariance, or ``None`` for a model that was opened.
         similarities: to each of its sources.
         left_out: its answers to examples it was not shown.
         temperature: fitted on those, held near the entry's own.
@@ -50,6 +55,7 @@ class Seen:
     knowledge: Knowledge
     support: Support
     embedding: Tensor
+    task: Representation | None
     similarities: tuple[tuple[str, float], ...]
     left_out: HeldOut
     temperature: float
@@ -60,24 +66,55 @@ class Seen:
         """Whether it adapts by gradient steps."""
         return "gradient-based" in self.knowledge.algorithm.info.tags
 
+    @property
+    def likeness(self) -> float:
+        """Similarity to the nearest of its sources."""
+        return max((value for _, value in self.similarities), default=0.0)
+
     def option(self, examples: tuple[int, ...]) -> Option:
         """As the choice sees it, judged on these examples (none: not judged)."""
-        losses = dict(zip(self.left_out.index.tolist(), self.losses.tolist(), strict=True))
+        losses = dict(zip(self.left_out.rows.tolist(), self.losses.tolist(), strict=True))
         judged = tuple(losses[i] for i in examples) if examples and len(losses) else None
         return Option(self.knowledge.id, self.knowledge.name, self.similarities, judged)
 
     def estimate(self, candidates: int, *, before: bool = False) -> Estimate | None:
-        """Left-out accuracy after (or ``before``) adapting; ``None`` while it cannot be estimated."""
+        """Left-out accuracy after (or ``before``) adapting; ``None`` while it cannot be estimated.
+
+        Args:
+            candidates: pieces of knowledge that this one was picked from by the same examples, itself included.
+            before: of the state before the first inner step.
+        """
         logits = self.left_out.before if before else self.left_out.logits
         smallest = int(torch.bincount(self.support.y, minlength=self.support.ways).min())
-        if smallest < 2 or logits is None or not len(self.left_out.index):
+        if smallest < 2 or logits is None or not len(self.left_out.rows):
             return None
-        correct = (logits.argmax(1) == self.support.y[self.left_out.index]).tolist()
+        correct = (logits.argmax(1) == self.support.y[self.left_out.rows]).tolist()
         return estimate(correct, smallest, candidates)
 
 
-_remembered: OrderedDict[tuple[object, ...], Seen] = OrderedDict()
-_lock = threading.Lock()
+class Survey(NamedTuple):
+    """What was looked at, "no transfer" last, and the entries that could not be used with the reason."""
+
+    seen: list[Seen]
+    problems: tuple[Problem, ...]
+
+
+class _UnfitError(Exception):
+    """An entry cannot adapt to such a task, for example a fixed head to another number of classes."""
+
+    def __init__(self, error: WorkbenchError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _Remembered(threading.local):
+    """Earlier looks of this thread; they hold networks, which no two threads may share."""
+
+    def __init__(self) -> None:
+        self.looks: OrderedDict[tuple[object, ...], Seen] = OrderedDict()
+
+
+_remembered = _Remembered()
 
 
 def check_classes(classes: tuple[TaskClass, ...]) -> None:
@@ -97,82 +134,134 @@ def check_classes(classes: tuple[TaskClass, ...]) -> None:
             )
 
 
-def survey(classes: tuple[TaskClass, ...], project: Path, choice: str, cache: FeatureCache, ctx: Context) -> list[Seen]:
+def survey(
+    classes: tuple[TaskClass, ...],
+    project: Path,
+    choice: str,
+    cache: FeatureCache,
+    ctx: Context,
+    named: tuple[KnowledgeEntry, Path] | None = None,
+) -> Survey:
     """What every known entry, and the branch that transfers nothing (last), makes of the examples.
 
     Methods that adapt by gradient steps are tried on left-out examples only where they are among the most similar, or
-    chosen: each adaptation costs a second.
+    chosen: each adaptation costs a second. An entry that cannot be used is left out and listed, unless it was chosen.
+
+    Args:
+        classes: with their examples.
+        project: whose knowledge is looked through first.
+        choice: ``auto``, ``none`` or an entry's id.
+        cache: of features.
+        ctx: of the job.
+        named: a chosen entry and its folder, which need not lie in the library.
+
+    Raises:
+        WorkbenchError: the chosen entry cannot be used, or an example cannot be read.
     """
-    library = Library(project)
-    every = [known.load(entry, library.path_of(entry.id), library) for entry in library.entries()]
-    every.append(known.untrained(every[0].preprocess if every else Preprocess()))
+    everything, problems = knowledge_of(project, choice, ctx, named)
     looked = []
-    for knowledge in every:
+    for knowledge in everything:
         ctx.check()
-        looked.append(_look(knowledge, classes, cache, ctx))
-    slow = sorted(
-        (s for s in looked if s.gradient_based), key=lambda s: -max((v for _, v in s.similarities), default=0.0)
-    )
+        try:
+            looked.append(_look(knowledge, classes, cache, ctx))
+        except _UnfitError as unfit:
+            if choice == knowledge.id:
+                raise unfit.error from None
+            problems.append(Problem(knowledge.name, unfit.error.why, "ignored"))
+    slow = sorted((s for s in looked if s.gradient_based), key=lambda s: -s.likeness)
     tried = {id(s) for s in slow[:_SLOW_TRIED]}
-    return [
-        _tried(s, classes, ctx) if not s.gradient_based or id(s) in tried or choice == s.knowledge.id else s
+    seen = [
+        s if s.gradient_based and id(s) not in tried and choice != s.knowledge.id else _tried(s, classes, ctx)
         for s in looked
     ]
+    return Survey(seen, tuple(problems))
 
 
-def common_examples(seen: list[Seen]) -> tuple[int, ...]:
+def knowledge_of(
+    project: Path, choice: str, ctx: Context, named: tuple[KnowledgeEntry, Path] | None = None
+) -> tuple[list[Knowledge], list[Problem]]:
+    """Everything known, ready to use, and the entries that are not with the reason; see ``survey``.
+
+    Raises:
+        WorkbenchError: the chosen entry cannot be used.
+    """
+    library = Library(project)
+    entries = [(entry, library.path_of(entry.id)) for entry in library.entries()]
+    if named is not None and all(entry.id != named[0].id for entry, _ in entries):
+        entries.insert(0, named)
+    everything, problems = [], list(library.problems)
+    for entry, path in entries:
+        ctx.check()
+        try:
+            everything.append(known.load(entry, path, library))
+        except WorkbenchError as error:
+            if choice == entry.id:
+                raise
+            problems.append(Problem(str(path), error.why, "error"))
+    like = everything[0].preprocess if everything else None
+    everything.append(known.untrained(known.plain_preprocess(like)))
+    return everything, problems
+
+
+def common_examples(seen: Sequence[Seen]) -> tuple[int, ...]:
     """The examples that were left out for everything that was tried, so that losses can be compared in pairs."""
-    sets = [set(s.left_out.index.tolist()) for s in seen if len(s.left_out.index)]
+    sets = [set(s.left_out.rows.tolist()) for s in seen if len(s.left_out.rows)]
     return tuple(sorted(set.intersection(*sets))) if sets else ()
 
 
 def _key(knowledge: Knowledge, classes: tuple[TaskClass, ...], what: str) -> tuple[object, ...]:
-    entry = "" if knowledge.entry is None else knowledge.entry.weights_sha256
     hashes = tuple(tuple(i.sha256 for i in c.images) for c in classes)
-    return what, entry, knowledge.digest, knowledge.preprocess.digest, hashes
+    return what, knowledge.id, knowledge.digest, knowledge.preprocess.digest, hashes
 
 
-def _recall(key: tuple[object, ...]) -> Seen | None:
-    with _lock:
-        found = _remembered.get(key)
-        if found is not None:
-            _remembered.move_to_end(key)
-        return found
+def _recall(key: tuple[object, ...], knowledge: Knowledge) -> Seen | None:
+    found = _remembered.looks.get(key)
+    # the knowledge is loaded anew when its card changed
+    if found is None or found.knowledge is not knowledge:
+        return None
+    _remembered.looks.move_to_end(key)
+    return found
 
 
 def _remember(key: tuple[object, ...], seen: Seen) -> Seen:
-    with _lock:
-        _remembered[key] = seen
-        while len(_remembered) > _REMEMBERED:
-            _remembered.popitem(last=False)
+    looks = _remembered.looks
+    looks[key] = seen
+    looks.move_to_end(key)
+    while len(looks) > 1 and sum(s.support.x.nbytes + s.embedding.nbytes for s in looks.values()) > _REMEMBERED:
+        looks.popitem(last=False)
     return seen
 
 
 def _look(knowledge: Knowledge, classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context) -> Seen:
     key = _key(knowledge, classes, "looked")
-    before = _recall(key)
+    before = _recall(key, knowledge)
     if before is not None:
         return before
     ctx.status(f"Looking through {knowledge.name}")
-    support, embedding = known.support_of(knowledge, tuple(c.images for c in classes), cache, ctx)
+    support = known.support_of(knowledge, tuple(c.images for c in classes), cache, ctx)
+    try:
+        embedding = known.embedding_of(knowledge, support, ctx)
+    except WorkbenchError as error:
+        raise _UnfitError(error) from error
     task = represent(embedding)
     likeness = tuple((name, similarity(task, source)) for name, source in knowledge.sources)
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
-    start = knowledge.calibration("temperature", 1.0)
-    return _remember(key, Seen(knowledge, support, embedding, likeness, nothing, start, embedding.new_zeros(0)))
+    start = knowledge.figures["temperature"]
+    return _remember(key, Seen(knowledge, support, embedding, task, likeness, nothing, start, embedding.new_zeros(0)))
 
 
 def _tried(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context) -> Seen:
     key = _key(seen.knowledge, classes, "tried")
-    before = _recall(key)
+    before = _recall(key, seen.knowledge)
     if before is not None:
         return before
     k, support = seen.knowledge, seen.support
-    folds = _SLOW_FOLDS if seen.gradient_based or len(support.y) > _ONE_BY_ONE else None
-    left_out = held_out(k.algorithm, k.state, support, ctx, folds)
+    folds = _SLOW_FOLDS if seen.gradient_based else _MANY_FOLDS if len(support.y) > _ONE_BY_ONE else None
+    pictures = [image.sha256 for c in classes for image in c.images]
+    left_out = held_out(k.algorithm, k.state, support, ctx, folds, pictures)
     temperature = seen.temperature
-    y = support.y[left_out.index]
+    y = support.y[left_out.rows]
     if len(y):
         temperature = fit_temperature(left_out.logits, y, temperature)
     losses = F.cross_entropy(left_out.logits / temperature, y, reduction="none")
-    return _remember(key, Seen(k, support, seen.embedding, seen.similarities, left_out, temperature, losses))
+    return _remember(key, replace(seen, left_out=left_out, temperature=temperature, losses=losses))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workbench.core.values import Candidate, Estimate, ImageRef, Prediction, TaskClass
+from workbench.core.values import Candidate, Estimate, ImageRef, Prediction, Problem, TaskClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,11 @@ class TeachResult:
         steps: per position, the predictions of all queries in the request's order.
         step_estimates: per position.
         gradient_based: whether the positions are inner steps.
-        influence: per class and example, in order, the log-loss it suffers when left out, nats; larger is odder.
+        influence: per class and example, in order, the log-loss it suffers when left out, nats; larger is odder, and 0
+            where it was not left out.
         points: the task map.
         seconds: taken.
+        problems: queries that could not be read (they have no prediction), and knowledge that could not be used.
     """
 
     number: int
@@ -73,3 +75,4 @@ class TeachResult:
     influence: tuple[tuple[float, ...], ...]
     points: tuple[MapPoint, ...]
     seconds: float
+    problems: tuple[Problem, ...] = ()

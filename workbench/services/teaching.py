@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,33 +15,75 @@ import torch
 from torch import Tensor
 
 from workbench.core.context import Context
-from workbench.core.values import Candidate, ImageRef, Neighbour, Prediction, TaskClass
+from workbench.core.errors import WorkbenchError
+from workbench.core.values import (
+    Candidate,
+    Estimate,
+    ImageRef,
+    KnowledgeEntry,
+    Neighbour,
+    Prediction,
+    Problem,
+    TaskClass,
+)
 from workbench.learn.answer import Answering
 from workbench.learn.calibrate import prototypes, reject_threshold
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Adapted
 from workbench.services import knowledge as known
-from workbench.services.survey import Seen, check_classes, common_examples, survey
+from workbench.services.survey import Seen, Survey, check_classes, common_examples, survey
 from workbench.services.teach import MapPoint, TeachRequest, TeachResult
 from workbench.transfer.map import place
-from workbench.transfer.rank import choose
+from workbench.transfer.rank import choose, shots_of
 from workbench.transfer.represent import represent
 
 _NEAREST = 3
 _STEP_PICTURES = 300
+"""Pictures asked about in all positions of the slider; with more only the first and the last are shown."""
+_POSITIONS = 11
+_AT_ONCE = 16
+_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """The chosen knowledge, adapted: one answering network per slider position (first: before, last: fully adapted)."""
+    """The chosen knowledge, adapted.
+
+    Attributes:
+        seen: the chosen knowledge and what it makes of the examples.
+        candidates: ranked, the chosen one first.
+        reason: one sentence.
+        strategy: how it was chosen, in a few words.
+        picked_from: how many were judged on the examples to choose this one, itself included.
+        adapted: fully.
+        names: of the slider's positions (first: before, last: fully adapted).
+        networks: what it sees, answering network and support embedding ``[S, D]``, per position.
+        problems: knowledge that could not be used.
+    """
 
     seen: Seen
     candidates: tuple[Candidate, ...]
     reason: str
+    strategy: str
+    picked_from: int
     adapted: Adapted
     names: tuple[str, ...]
     networks: tuple[tuple[Seen, Answering, Tensor], ...]
-    """(what it sees, network, support embedding) per position."""
+    problems: tuple[Problem, ...]
+
+    def estimate(self) -> Estimate | None:
+        """Accuracy of the adapted network, ``None`` while it cannot be estimated."""
+        return self.seen.estimate(self.picked_from)
+
+
+class _Last(threading.local):
+    """The last adaptation of this thread: a new query asks the same network."""
+
+    asked: tuple[str, bool, Survey] | None = None
+    taught: Taught | None = None
+
+
+_last = _Last()
 
 
 def adapt_to(
@@ -50,35 +94,103 @@ def adapt_to(
     ctx: Context,
     *,
     every_step: bool = True,
-) -> tuple[Taught, list[Seen]]:
-    """Choose knowledge for the examples and adapt it."""
+    named: tuple[KnowledgeEntry, Path] | None = None,
+) -> Taught:
+    """Choose knowledge for the examples and adapt it.
+
+    Args:
+        classes: with their examples.
+        project: whose knowledge is looked through.
+        choice: ``auto``, ``none`` or an entry's id.
+        cache: of features.
+        ctx: of the job.
+        every_step: keep the networks of the slider's positions too, not only the last.
+        named: a chosen entry that need not lie in the library, and its folder.
+
+    Raises:
+        WorkbenchError: fewer than two classes, an example that cannot be read, or the chosen entry cannot be used.
+        JobCancelledError: asked to stop.
+    """
     check_classes(classes)
-    seen = survey(classes, project, choice, cache, ctx)
-    shots = sum(len(c.images) for c in classes) / len(classes)
-    smallest = min(len(c.images) for c in classes)
-    examples = common_examples(seen) if smallest >= 2 else ()
-    options = [s.option(examples) for s in seen]
-    candidates, reason = choose(options, 1 if smallest == 1 else max(2, round(shots)), choice)
-    chosen = next(s for s in seen if s.knowledge.id == next(c.entry for c in candidates if c.chosen))
+    found = survey(classes, project, choice, cache, ctx, named)
+    if _last.asked is not None and _last.taught is not None:
+        before, steps, had = _last.asked
+        # the survey hands out the very same looks as long as nothing changed
+        same = len(had.seen) == len(found.seen) and all(a is b for a, b in zip(had.seen, found.seen, strict=True))
+        if same and before == choice and steps == every_step and had.problems == found.problems:
+            return _last.taught
+    taught = _adapt(classes, found, choice, every_step, ctx)
+    _last.asked, _last.taught = (choice, every_step, found), taught
+    return taught
+
+
+def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_step: bool, ctx: Context) -> Taught:
+    seen = found.seen
+    counts = [len(c.images) for c in classes]
+    alone = min(counts) < 2
+    examples = () if alone else common_examples(seen)
+    candidates, reason = choose([s.option(examples) for s in seen], 1 if alone else shots_of(counts), choice)
+    best = next(c for c in candidates if c.chosen)
+    chosen = next(s for s in seen if s.knowledge.id == best.entry)
+    asked_for = choice == ("none" if best.entry is None else best.entry)
+    judged = sum(c.loss is not None for c in candidates)
+    if best.entry is None:
+        strategy = "no transfer"
+    elif asked_for:
+        strategy = "asked for"
+    else:
+        strategy = "similarity and leave-one-out loss" if judged > 1 else "similarity"
     ctx.status(f"Adapting {chosen.knowledge.name}")
-    steps: list[tuple[int, Adapted]] = []
-    gradient = chosen.gradient_based
-    adapted = chosen.knowledge.algorithm.adapt(
-        chosen.knowledge.state,
-        chosen.support,
-        ctx,
-        on_step=(lambda j, a: steps.append((j, a))) if gradient and every_step else None,
+    algorithm, state = chosen.knowledge.algorithm, chosen.knowledge.state
+    slider = _Slider() if chosen.gradient_based and every_step else None
+    adapted = algorithm.adapt(state, chosen.support, ctx, on_step=slider)
+    if slider is not None:
+        positions = slider.positions(adapted)
+        names = tuple("Before" if j == 0 else f"After {j} step{'s' if j > 1 else ''}" for j, _ in positions)
+        networks = tuple((chosen, *network(chosen, a)) for _, a in positions)
+    else:
+        names, networks = ("After adapting",), ((chosen, *network(chosen, adapted)),)
+        plain = next(s for s in seen if s.knowledge.entry is None)
+        if every_step and plain is not chosen:
+            start = plain.knowledge.algorithm.adapt(plain.knowledge.state, plain.support, ctx)
+            names = ("Without transfer", "With transfer")
+            networks = ((plain, *network(plain, start)), *networks)
+    return Taught(
+        chosen,
+        candidates,
+        reason,
+        strategy,
+        1 if asked_for else max(judged, 1),
+        adapted,
+        names,
+        networks,
+        found.problems,
     )
-    if gradient and every_step and steps:
-        chain = [(f"After {j} steps" if j != 1 else "After 1 step", a) if j else ("Before", a) for j, a in steps]
-        networks = tuple((chosen, *network(chosen, a)) for _, a in chain)
-        return Taught(chosen, candidates, reason, adapted, tuple(n for n, _ in chain), networks), seen
-    after = (chosen, *network(chosen, adapted))
-    plain = next(s for s in seen if s.knowledge.entry is None)
-    if plain is chosen or not every_step:
-        return Taught(chosen, candidates, reason, adapted, ("After adapting",), (after,)), seen
-    before = (plain, *network(plain, plain.knowledge.algorithm.adapt(plain.knowledge.state, plain.support, ctx)))
-    return Taught(chosen, candidates, reason, adapted, ("Without transfer", "With transfer"), (before, after)), seen
+
+
+class _Slider:
+    """Keeps the network before the first inner step, after the last one, and evenly between, at most eleven."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, Adapted]] = []
+        self._every = 1
+        self._last = 0
+
+    def __call__(self, step: int, adapted: Adapted) -> None:
+        """After each inner step."""
+        self._last = step
+        if step % self._every == 0:
+            self._kept.append((step, adapted))
+        if len(self._kept) > 2 * _POSITIONS:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    def positions(self, adapted: Adapted) -> list[tuple[int, Adapted]]:
+        """Step and network of each position."""
+        kept = [p for p in self._kept if p[0] != self._last] + [(self._last, adapted)]
+        if len(kept) <= _POSITIONS:
+            return kept
+        return [kept[round(i * (len(kept) - 1) / (_POSITIONS - 1))] for i in range(_POSITIONS)]
 
 
 def network(seen: Seen, adapted: Adapted) -> tuple[Answering, Tensor]:
@@ -88,9 +200,7 @@ def network(seen: Seen, adapted: Adapted) -> tuple[Answering, Tensor]:
     with torch.no_grad():
         embedding = seen.support.features if seen.support.features is not None else deployed.trunk(seen.support.x)
     y, ways = seen.support.y, seen.support.ways
-    threshold, width = reject_threshold(
-        embedding, y, ways, k.calibration("reject_factor", 1.0), k.calibration("reject_distance", 1.0)
-    )
+    threshold, width = reject_threshold(embedding, y, ways, k.figures)
     protos = prototypes(embedding, y, ways)
     return Answering(
         deployed, k.preprocess.mean, k.preprocess.std, seen.temperature, protos, threshold, width
@@ -105,72 +215,141 @@ def predict(
     queries: tuple[ImageRef, ...],
     cache: FeatureCache,
     ctx: Context,
-) -> tuple[Prediction, ...]:
-    """Answers for pictures, with the nearest support images (a picture is never its own neighbour)."""
+) -> tuple[tuple[Prediction, ...], tuple[Problem, ...]]:
+    """Answers for pictures, with the nearest support images (a picture is never its own neighbour).
+
+    Returns:
+        The answers in order, and the pictures that could not be read, which have none.
+
+    Raises:
+        JobCancelledError: asked to stop.
+    """
     if not queries:
-        return ()
-    k = seen.knowledge
-    with torch.no_grad():
-        if k.cacheable:
-            embedding = known.embed(k, queries, cache, ctx)
-        else:
-            parts = []
-            for i in range(0, len(queries), 16):
-                ctx.check()
-                parts.append(net.deployed.trunk(known.to_tensor(queries[i : i + 16], k.preprocess)))
-            embedding = torch.cat(parts)
-        _, probabilities, _ = net.from_embedding(embedding)
-        squared = (
-            embedding.pow(2).sum(1, keepdim=True)
-            - 2 * embedding @ support_embedding.T
-            + support_embedding.pow(2).sum(1)
+        return (), ()
+    try:
+        embedding = _embed(net, seen, queries, cache, ctx)
+        problems: list[Problem] = []
+    except WorkbenchError:
+        queries, parts, problems = _one_by_one(net, seen, queries, cache, ctx)
+        if not queries:
+            return (), tuple(problems)
+        embedding = torch.cat(parts)
+    out: list[Prediction] = []
+    labels, columns = seen.support.y.tolist(), _columns(support_images)
+    for start in range(0, len(queries), _ROWS):
+        ctx.check()
+        out += _answers(
+            net, embedding[start : start + _ROWS], support_embedding, support_images, labels, columns, queries[start:]
         )
-        distances = squared.clamp_min(0).sqrt()
-    table, gaps, labels = probabilities.tolist(), distances.tolist(), seen.support.y.tolist()
+    return tuple(out), tuple(problems)
+
+
+def _columns(images: Sequence[ImageRef]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for i, image in enumerate(images):
+        found.setdefault(image.sha256, []).append(i)
+    return found
+
+
+@torch.no_grad()
+def _answers(
+    net: Answering,
+    embedding: Tensor,
+    support_embedding: Tensor,
+    support_images: tuple[ImageRef, ...],
+    labels: list[int],
+    columns: dict[str, list[int]],
+    queries: Sequence[ImageRef],
+) -> list[Prediction]:
+    _, probabilities, _ = net.from_embedding(embedding)
+    squared = (
+        embedding.pow(2).sum(1, keepdim=True) - 2 * embedding @ support_embedding.T + support_embedding.pow(2).sum(1)
+    )
+    distances = squared.clamp_min(0).sqrt()
+    for row, query in enumerate(queries[: len(embedding)]):
+        if query.sha256 in columns:
+            distances[row, columns[query.sha256]] = torch.inf
+    near = distances.topk(min(_NEAREST, len(support_images)), largest=False)
     out = []
-    for query, row, far in zip(queries, table, gaps, strict=True):
-        order = sorted((i for i, s in enumerate(support_images) if s.sha256 != query.sha256), key=far.__getitem__)[
-            :_NEAREST
-        ]
-        nearest = tuple(Neighbour(labels[i], support_images[i], far[i]) for i in order)
+    for query, row, gaps, which in zip(
+        queries, probabilities.tolist(), near.values.tolist(), near.indices.tolist(), strict=False
+    ):
+        nearest = tuple(
+            Neighbour(labels[i], support_images[i], gap)
+            for gap, i in zip(gaps, which, strict=True)
+            if gap < float("inf")
+        )
         out.append(Prediction(query, tuple(row[:-1]), row[-1], row[-1] > max(row[:-1]), nearest))
-    return tuple(out)
+    return out
+
+
+@torch.no_grad()
+def _embed(net: Answering, seen: Seen, queries: tuple[ImageRef, ...], cache: FeatureCache, ctx: Context) -> Tensor:
+    k = seen.knowledge
+    if k.cacheable:
+        return known.embed(k, queries, cache, ctx)
+    parts = []
+    for i in range(0, len(queries), _AT_ONCE):
+        ctx.check()
+        parts.append(net.deployed.trunk(known.to_tensor(queries[i : i + _AT_ONCE], k.preprocess)))
+    return torch.cat(parts)
+
+
+def _one_by_one(
+    net: Answering, seen: Seen, queries: tuple[ImageRef, ...], cache: FeatureCache, ctx: Context
+) -> tuple[tuple[ImageRef, ...], list[Tensor], list[Problem]]:
+    good, parts, problems = [], [], []
+    for query in queries:
+        try:
+            parts.append(_embed(net, seen, (query,), cache, ctx))
+            good.append(query)
+        except WorkbenchError as error:
+            where = f"{query.path}/{query.member}" if query.member else query.path
+            problems.append(Problem(where or query.name, error.why, "error"))
+    return tuple(good), parts, problems
 
 
 def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
     """Represent, rank, choose, adapt, predict; the whole of the Teach room after one edit.
 
     Raises:
-        WorkbenchError: fewer than two classes.
+        WorkbenchError: fewer than two classes, an example that cannot be read, or the chosen entry cannot be used.
         JobCancelledError: a newer edit came.
     """
     begun = time.monotonic()
     cache = known.feature_cache()
-    taught, seen = adapt_to(request.classes, project, request.choice, cache, ctx)
+    taught = adapt_to(request.classes, project, request.choice, cache, ctx)
+    chosen = taught.seen
     images = tuple(i for c in request.classes for i in c.images)
-    gradient = taught.seen.gradient_based
     names, networks = taught.names, taught.networks
-    if gradient and len(request.queries) * len(names) > _STEP_PICTURES and len(names) > 2:
+    if chosen.gradient_based and len(request.queries) * len(names) > _STEP_PICTURES and len(names) > 2:
         names, networks = (names[0], names[-1]), (networks[0], networks[-1])
-    steps, estimates = [], []
-    for at, net, embedding in networks:
+    steps: list[tuple[Prediction, ...]] = []
+    estimates: list[Estimate | None] = []
+    problems = dict.fromkeys(taught.problems)
+    ctx.status("Predicting")
+    for n, (at, net, embedding) in enumerate(networks):
         ctx.check()
-        ctx.status("Predicting")
-        steps.append(predict(net, at, embedding, images, request.queries, cache, ctx))
-        if at is not taught.seen or net is networks[-1][1]:
-            estimates.append(at.estimate(len(seen)))
+        predictions, unread = predict(net, at, embedding, images, request.queries, cache, ctx)
+        steps.append(predictions)
+        problems |= dict.fromkeys(unread)
+        if n == len(networks) - 1:
+            estimates.append(taught.estimate())
+        elif at is not chosen:
+            estimates.append(at.estimate(1))
         else:
-            estimates.append(at.estimate(len(seen), before=True) if net is networks[0][1] else None)
+            estimates.append(at.estimate(taught.picked_from, before=True) if n == 0 else None)
     losses = torch.zeros(len(images))
-    losses[taught.seen.left_out.index] = taught.seen.losses
+    losses[chosen.left_out.rows] = chosen.losses
     flat = iter(losses.tolist())
     influence = tuple(tuple(next(flat) for _ in c.images) for c in request.classes)
+    task = chosen.task if chosen.task is not None else represent(chosen.embedding)
     points = tuple(
         MapPoint(p.name, "this" if i == 0 else "source", p.x, p.y, p.similarity)
-        for i, p in enumerate(place(represent(taught.seen.embedding), taught.seen.knowledge.sources))
+        for i, p in enumerate(place(task, chosen.knowledge.sources))
     )
     key = known.request_key(
-        [(c.name, [i.sha256 for i in c.images]) for c in request.classes], request.choice, taught.seen.knowledge.digest
+        [(c.name, [i.sha256 for i in c.images]) for c in request.classes], request.choice, chosen.knowledge.digest
     )
     return TeachResult(
         number=request.number,
@@ -181,8 +360,9 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
         step_names=names,
         steps=tuple(steps),
         step_estimates=tuple(estimates),
-        gradient_based=gradient,
+        gradient_based=chosen.gradient_based,
         influence=influence,
         points=points,
         seconds=time.monotonic() - begun,
+        problems=tuple(problems),
     )

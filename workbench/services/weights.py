@@ -15,7 +15,7 @@ from workbench.core import storage
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.learn.registry import Pretrained, backbones
-from workbench.project.library import Library
+from workbench.project.library import CARD, Library
 from workbench.services.download import download, load_weights_file, weights_path
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -27,6 +27,21 @@ class Weights:
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    def normalisation_for(self, depth: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and std for pictures of ``depth`` channels: grey ones get the mean of those for colours.
+
+        Raises:
+            WorkbenchError: weights that only know grey pictures, asked for colours.
+        """
+        if self.normalisation is None or len(self.normalisation[0]) == depth:
+            return self.normalisation
+        if depth == 1:
+            mean, std = self.normalisation
+            return (sum(mean) / len(mean),), (sum(std) / len(std),)
+        raise WorkbenchError(
+            "The run did not start", "the weights it starts from only know grey pictures", "Add --channels grey"
+        )
 
 
 def weights_for(backbone: str, start: str, pretrained: bool, project: Path) -> Weights:
@@ -42,7 +57,7 @@ def weights_for(backbone: str, start: str, pretrained: bool, project: Path) -> W
         WorkbenchError: no such backbone, the weights are not on this machine, or they do not fit.
     """
     pretrained_of(backbone, need=False)
-    if start and not Path(start).is_file():
+    if start and (not Path(start).is_file() or Path(start).name == CARD):
         return _of_entry(backbone, start, project)
     if start:
         return Weights(

@@ -1,0 +1,184 @@
+"""What a training run leaves behind: its state, calibrated, with its sources described, as a knowledge entry."""
+
+from __future__ import annotations
+
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workbench.core.context import Context
+from workbench.core.errors import JobCancelledError
+from workbench.core.params import values_of
+from workbench.core.values import EntryId, KnowledgeEntry, RunId, SourceInfo, TrainRequest
+from workbench.data.episodes import Sampler, normalise
+from workbench.learn.calibrate import Calibration
+from workbench.learn.engine import Outcome
+from workbench.learn.features import trunk_digest
+from workbench.learn.protocol import State, Support, generator
+from workbench.learn.registry import algorithms
+from workbench.project.library import Library, new_id
+from workbench.services import knowledge as known
+from workbench.services.preparing import Prepared
+
+_CALIBRATION_EPISODES = 100
+_FEWEST_EPISODES = 10
+_MOST_WAYS, _SHOTS, _QUERIES = 10, 5, 5
+_SHORT = 0.5
+"""Seconds for the calibration of a run that was stopped."""
+_DESCRIBED_PICTURES, _DESCRIBED_WHEN_STOPPED = 200, 60
+
+
+def keep(
+    request: TrainRequest, prepared: Prepared, outcome: Outcome, project: Path, run: RunId, ctx: Context
+) -> tuple[KnowledgeEntry, Path]:
+    """Calibrate, describe the sources and save the entry; a stop makes it short, it does not lose what was learnt."""
+    ctx.status("Saving what was learnt")
+    state = State(
+        {k: v.cpu() for k, v in outcome.state.learned.items()}, {k: v.cpu() for k, v in outcome.state.memory.items()}
+    )
+    figures = calibration(prepared, request, state, ctx.seed_for("calibration"), ctx)
+    tensors = known.join_state(state) | _described(prepared, state, ctx.seed_for("sources"), ctx)
+    tasks = [prepared.tasks[s.name] for s in prepared.sources]
+    title = algorithms()[request.algorithm].info.title
+    entry = KnowledgeEntry(
+        id=EntryId(new_id()),
+        name=request.name or f"{title} on {_listed([t.name for t in tasks])}",
+        algorithm=request.algorithm,
+        params=values_of(prepared.algorithm.p),
+        backbone=request.backbone,
+        preprocess=prepared.preprocess,
+        ways=request.ways,
+        shots=request.shots,
+        sources=tuple(
+            SourceInfo(t.name, t.path, len(s.class_names), s.images, t.fingerprint)
+            for s, t in zip(prepared.sources, tasks, strict=True)
+        ),
+        validation=outcome.validation,
+        weights_sha256="",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        calibration=figures,
+        provenance={
+            "run": run,
+            "seed": request.seed,
+            "episodes": outcome.episodes,
+            "seconds": outcome.seconds,
+            "stopped": outcome.stopped,
+            "device": request.device,
+            "across_tasks": request.across_tasks,
+            "rotations": request.rotations,
+            "queries": request.queries,
+            "start": request.start,
+            "pretrained": request.pretrained,
+            "validation_kind": prepared.validation_kind if prepared.validation else "",
+            "command": request.command,
+            "trunk": trunk_digest(state),
+            "versions": {name: version(name) for name in ("torch", "numpy", "pillow", "meta-transfer-workbench")}
+            | {"python": platform.python_version()},
+        },
+    )
+    arrays = {name: np.asarray(t.detach().numpy(), order="C") for name, t in tensors.items()}
+    library = Library(project)
+    path = library.save(entry, arrays)
+    return library.find(entry.id)[0], path
+
+
+def calibration(prepared: Prepared, request: TrainRequest, state: State, seed: int, ctx: Context) -> dict[str, float]:
+    """Temperature and the library-wide "none of these" figures, fitted on validation episodes.
+
+    The episodes have one to five shots (or as many as in training) and at most ten ways, as taught tasks have. As many
+    are drawn as the size of the pictures allows in some seconds; a stop is heeded after half a second.
+    """
+    algorithm = prepared.algorithm
+    sampler = calibration_sampler(prepared, request)
+    wanted = max(_FEWEST_EPISODES, round(_CALIBRATION_EPISODES * min(1.0, 28 / prepared.preprocess.size)))
+    if "gradient-based" in algorithm.info.tags:
+        wanted = max(_FEWEST_EPISODES, wanted // 5)
+    gen = generator(seed)
+    found = Calibration()
+    trunk = algorithm.trunk(state)
+    unstoppable = Context(seed=ctx.seed)
+    begun = time.monotonic()
+    while len(found) < wanted:
+        if _told_to_stop(ctx) and len(found) and time.monotonic() - begun > _SHORT:
+            break
+        e = sampler.draw(gen)
+        s = None if trunk is None else _features(trunk, e.support_x)
+        adapted = algorithm.adapt(state, Support(e.support_x, e.support_y, e.ways, s), unstoppable)
+        if s is None or trunk is None:
+            trunk_here = algorithm.deploy(state, adapted).trunk
+            s, q = _features(trunk_here, e.support_x), _features(trunk_here, e.query_x)
+        else:
+            q = _features(trunk, e.query_x)
+        with torch.no_grad():
+            found.add(algorithm.head(state, adapted)(q), q, e.query_y, s, e.support_y, e.ways)
+        ctx.progress(len(found), wanted, "calibration episodes")
+    return found.figures()
+
+
+def _features(trunk: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = trunk(x)
+    return found
+
+
+def calibration_sampler(prepared: Prepared, request: TrainRequest) -> Sampler:
+    """Episodes of the validation classes (of the training classes where there are none) as taught tasks are."""
+    drawn = prepared.validation or prepared.sampler
+    low, high = drawn.ways
+    if "cacheable" in prepared.algorithm.info.tags:  # others may have a head for one number of classes
+        low, high = min(low, _MOST_WAYS), min(high, _MOST_WAYS)
+    return Sampler(
+        drawn.sources,
+        ways=(low, high),
+        shots=(request.shots[0], max(_SHOTS, request.shots[1])),
+        queries=min(request.queries, _QUERIES),
+        rotations=request.rotations,
+        across_tasks=request.across_tasks,
+        mean=drawn.mean,
+        std=drawn.std,
+    )
+
+
+def _told_to_stop(ctx: Context) -> bool:
+    """Waits while the job is held; whether it was cancelled."""
+    try:
+        ctx.check()
+    except JobCancelledError:
+        return True
+    return False
+
+
+def _described(prepared: Prepared, state: State, seed: int, ctx: Context) -> dict[str, Tensor]:
+    """Each source as the entry sees it: mean and covariance of the features of some of its pictures."""
+    out: dict[str, Tensor] = {}
+    algorithm, p = prepared.algorithm, prepared.preprocess
+    probe = known.Knowledge(None, "", algorithm, state, p, "", (), algorithm.trunk(state))
+    unstoppable = Context(seed=ctx.seed)
+    for i, source in enumerate(prepared.sources):
+        most = _DESCRIBED_WHEN_STOPPED if _told_to_stop(ctx) else _DESCRIBED_PICTURES
+        gen = generator(seed + i)
+        filled = [a for a in source.arrays if len(a)]
+        each = max(1, most // max(1, len(filled)))
+        pictures = []
+        for array in filled[:most]:
+            rows = torch.randperm(len(array), generator=gen)[:each].numpy()
+            pictures.append(np.asarray(array)[np.sort(rows)])
+        if not pictures:
+            continue
+        seen = known.described(probe, normalise(np.concatenate(pictures), p.mean, p.std), unstoppable)
+        out[f"source.{i}.mean"] = seen.mean
+        out[f"source.{i}.covariance"] = seen.covariance
+        ctx.progress(i + 1, len(prepared.sources), "sources")
+    return out
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) <= 2:
+        return " and ".join(names)
+    return f"{names[0]} and {len(names) - 1} more"
