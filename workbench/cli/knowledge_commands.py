@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from workbench.cli.output import emit
+from workbench.cli.output import emit, say_problems
 from workbench.core.context import Context
 from workbench.core.values import KnowledgeEntry
 from workbench.project.library import Library
@@ -34,7 +34,9 @@ def knowledge(arguments: argparse.Namespace, ctx: Context) -> int:
         similarities = similar(arguments.folder, arguments.project, ctx)
     rows = [row(e) | {"similarity": similarities.get(e.id)} for e in library.entries()]
     rows.sort(key=lambda r: -(r["similarity"] or 0.0))
-    emit({"entries": rows}, arguments.json, listed)
+    say_problems(library.problems, "'--json' lists them")
+    problems = [{"path": p.path, "reason": p.reason, "severity": p.severity} for p in library.problems]
+    emit({"entries": rows, "problems": problems}, arguments.json, listed)
     return 0
 
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from workbench.cli.knowledge_commands import validation_line
-from workbench.cli.output import emit
+from workbench.cli.output import emit, say, say_problems
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.storage import len_text
 from workbench.core.values import Role, Task, TrainRequest, TrainResult
 from workbench.services import jobs
-from workbench.services.requests import BackboneRow, EvaluateRequest
+from workbench.services.requests import BackboneRow, Evaluated, EvaluateRequest
 
 
 def train(arguments: argparse.Namespace, ctx: Context) -> int:
@@ -24,10 +24,11 @@ def train(arguments: argparse.Namespace, ctx: Context) -> int:
     row = _backbone(arguments.backbone, ctx)
     pretrained = arguments.pretrained or arguments.download
     if arguments.download and not row.pretrained_present:
-        sys.stderr.write(
-            f"Fetching the weights of {row.title}: {len_text(row.pretrained_size)}, {row.pretrained_licence}, "
-            f"from {row.pretrained_host}\n"
-        )
+        if row.pretrained_size:
+            say(
+                f"Fetching the weights of {row.title}: {len_text(row.pretrained_size)}, {row.pretrained_licence}, "
+                f"from {row.pretrained_host}"
+            )
         jobs.fetch_weights(arguments.backbone, ctx)
     tasks = _tasks(arguments.folders, Role.TRAIN, ctx) + _tasks(arguments.validation, Role.VALIDATION, ctx)
     request = TrainRequest(
@@ -67,10 +68,14 @@ def _backbone(key: str, ctx: Context) -> BackboneRow:
 def _tasks(folders: list[str], role: Role, ctx: Context) -> tuple[Task, ...]:
     if not folders:
         return ()
-    found = jobs.scan(tuple(folders), ctx).tasks
+    found = jobs.scan(tuple(folders), ctx)
+    say_problems(found.problems)
     if role is Role.VALIDATION:
-        return tuple(replace(t, role=role) for t in found)
-    return found
+        return tuple(replace(t, role=role) for t in found.tasks)
+    held = [t.name for t in found.tasks if t.role is Role.HELD_OUT]
+    if held:
+        say(f"Held out for testing, not looked at: {', '.join(held)}")
+    return found.tasks
 
 
 def train_json(result: TrainResult) -> dict[str, Any]:
@@ -129,8 +134,17 @@ def _request(arguments: argparse.Namespace, entry: str, folders: list[str]) -> E
 def evaluate(arguments: argparse.Namespace, ctx: Context) -> int:
     """Episodic accuracy."""
     result = jobs.evaluate(_request(arguments, arguments.entry, arguments.folders), arguments.project, ctx)
+    _warn(result)
     emit(result.row, arguments.json, lambda v: [row_line(v)])
     return 0
+
+
+def _warn(result: Evaluated) -> None:
+    names = result.row["trained_on"]
+    if names:
+        say(
+            f"{result.row['entry']} was trained on {', '.join(names)}: this does not show what it does with what is new"
+        )
 
 
 def row_line(v: dict[str, Any]) -> str:
@@ -145,11 +159,12 @@ def row_line(v: dict[str, Any]) -> str:
 
 def compare(arguments: argparse.Namespace, ctx: Context) -> int:
     """Several entries on the same frozen episodes."""
+    results = []
+    for entry in arguments.entries:
+        results.append(jobs.evaluate(_request(arguments, entry, arguments.data), arguments.project, ctx))
+        _warn(results[-1])
     from workbench.services.evaluating import paired
 
-    results = [
-        jobs.evaluate(_request(arguments, entry, arguments.data), arguments.project, ctx) for entry in arguments.entries
-    ]
     pairs = [
         {"a": a.row["entry"], "b": b.row["entry"], **paired(a, b)}
         for i, a in enumerate(results)

@@ -33,6 +33,8 @@ def adapt(arguments: argparse.Namespace, ctx: Context) -> int:
             yield f"estimated accuracy {e['accuracy']:.2f} ({e['low']:.2f}-{e['high']:.2f}), {e['how']}"
         else:
             yield "accuracy cannot be estimated yet: give each class a second example"
+        for p in v["problems"]:
+            yield f"{p['severity']}: {p['path']}: {p['reason']}"
 
     emit(dict(value), arguments.json, lines)
     return 0

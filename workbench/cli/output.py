@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from workbench.core.context import Context
 from workbench.core.paths import display
+from workbench.core.values import Problem
 
 
 class Terminal:
@@ -26,15 +28,21 @@ class Terminal:
         self._lock = threading.Lock()
 
     def __call__(self, ctx: Context) -> None:
-        """Redraw; called by the context."""
+        """Redraw; called by the context. A standard error that nobody reads any more ends the drawing, not the job."""
         if self._quiet:
             return
+        try:
+            self._draw(ctx)
+        except (OSError, ValueError):
+            self._quiet = True
+
+    def _draw(self, ctx: Context) -> None:
         with self._lock:
             if ctx.status_text != self._status:
                 self._status = ctx.status_text
                 self.clear()
                 if not self._stream.isatty():
-                    self._stream.write(f"{self._status}\n")
+                    self._stream.write(f"{_encodable(self._status, self._stream)}\n")
                     self._stream.flush()
             progress = ctx.progress_now
             if progress is None or not self._stream.isatty():
@@ -53,17 +61,40 @@ class Terminal:
     def clear(self) -> None:
         """Take the bar off the screen."""
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.close()
             self._bar = None
 
 
 def emit(value: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]], Iterable[str]]) -> None:
     """Print a result: one JSON object, or the lines a person reads."""
     if as_json:
-        sys.stdout.write(json.dumps(_printable(value), ensure_ascii=False, allow_nan=False) + "\n")
+        unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") in {"utf8", "utf16", "utf32"}
+        sys.stdout.write(json.dumps(_printable(value), ensure_ascii=not unicode, allow_nan=False) + "\n")
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in human(_printable(value))))
+        text = "".join(f"{line}\n" for line in human(_printable(value)))
+        sys.stdout.write(_encodable(text, sys.stdout))
     sys.stdout.flush()
+
+
+def say(line: str) -> None:
+    """One line on standard error, whatever characters it holds and whether or not anybody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{_encodable(line, sys.stderr)}\n")
+        sys.stderr.flush()
+
+
+def say_problems(problems: Sequence[Problem], where: str = "'workbench tasks' lists them") -> None:
+    """How many files were looked at and not taken, and the first of them."""
+    bad = [p for p in problems if p.severity != "ignored"]
+    if bad:
+        more = f" and {len(bad) - 1} more ({where})" if len(bad) > 1 else ""
+        say(f"{bad[0].severity}: {display(bad[0].path)}: {bad[0].reason}{more}")
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def _printable(value: Any) -> Any:

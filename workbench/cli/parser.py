@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import difflib
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +32,39 @@ def span(text: str) -> tuple[int, int]:
     if found[0] > found[1] or found[0] < 1:
         raise argparse.ArgumentTypeError(f"{text!r} does not run from a smaller to a larger number above 0")
     return found
+
+
+def ways(text: str) -> tuple[int, int]:
+    """A range of classes, at least two."""
+    found = span(text)
+    if found[0] < 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: a choice needs at least two classes")
+    return found
+
+
+def choices(text: str) -> int:
+    """A number of classes, at least two."""
+    if positive(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: a choice needs at least two classes")
+    return int(text)
+
+
+def side(text: str) -> int:
+    """The side of an input picture in pixels."""
+    if not 8 <= positive(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 8 and 1024 pixels")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """A seed."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return value
 
 
 def positive(text: str) -> int:
@@ -82,7 +119,7 @@ def build() -> argparse.ArgumentParser:
     )
     demo.add_argument("--no-window", action="store_true", help="do not open the window afterwards")
     demo.add_argument("--minutes", type=minutes, default=2.0, help="meta-training budget (default 2)")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=whole, default=0)
 
     tour = add("tour", "the same walk through the real window, one picture per step")
     tour.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
@@ -101,7 +138,7 @@ def build() -> argparse.ArgumentParser:
     train.add_argument("folders", nargs="+", metavar="FOLDER")
     train.add_argument("--algorithm", required=True, metavar="KEY", help="see 'workbench algorithms'")
     train.add_argument("--backbone", default="conv4", metavar="KEY", help="see 'workbench backbones' (default conv4)")
-    train.add_argument("--ways", type=span, default=(5, 5), metavar="N|MIN-MAX", help="classes per episode (default 5)")
+    train.add_argument("--ways", type=ways, default=(5, 5), metavar="N|MIN-MAX", help="classes per episode (default 5)")
     train.add_argument("--shots", type=span, default=(1, 1), metavar="K|MIN-MAX", help="examples per class (default 1)")
     train.add_argument("--queries", type=positive, default=15, metavar="Q", help="queries per class (default 15)")
     budget = train.add_mutually_exclusive_group(required=True)
@@ -122,12 +159,12 @@ def build() -> argparse.ArgumentParser:
         "--download", action="store_true", help="fetch the pretrained weights first (size, licence and host are named)"
     )
     train.add_argument(
-        "--image-size", type=positive, metavar="S", help="side of the input in pixels (default: the backbone's)"
+        "--image-size", type=side, metavar="S", help="side of the input in pixels (default: the backbone's)"
     )
     train.add_argument("--channels", choices=["grey", "rgb"], default="rgb")
     train.add_argument("--set", dest="settings", type=assignment, action="append", default=[], metavar="NAME=VALUE")
     train.add_argument("--device", default="cpu", metavar="D")
-    train.add_argument("--seed", type=int, default=0, metavar="S")
+    train.add_argument("--seed", type=whole, default=0, metavar="S")
     train.add_argument("--name", default="", help="name of the entry")
 
     resume = add("resume", "go on with a run that was killed")
@@ -146,7 +183,7 @@ def build() -> argparse.ArgumentParser:
     adapt.add_argument("entry", metavar="ENTRY|auto")
     adapt.add_argument("support", metavar="SUPPORT_FOLDER")
     adapt.add_argument("--out", type=Path, required=True, metavar="MODEL")
-    adapt.add_argument("--seed", type=int, default=0)
+    adapt.add_argument("--seed", type=whole, default=0)
     predict = add("predict", "predict pictures or folders with a model")
     predict.add_argument("model", metavar="MODEL")
     predict.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
@@ -170,13 +207,13 @@ def build() -> argparse.ArgumentParser:
 
 
 def _episodes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ways", type=positive, default=5, metavar="N")
+    parser.add_argument("--ways", type=choices, default=5, metavar="N")
     parser.add_argument("--shots", type=positive, default=5, metavar="K")
     parser.add_argument("--queries", type=positive, default=15, metavar="Q")
     parser.add_argument("--episodes", type=positive, default=600, metavar="E")
     parser.add_argument("--across-tasks", action="store_true")
     parser.add_argument("--rotations", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole, default=0)
 
 
 NAMES = frozenset(
@@ -204,9 +241,14 @@ NAMES = frozenset(
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Arguments; ``workbench [PROJECT] [--open ...]`` is the command ``window``."""
     arguments = list(argv)
-    if not arguments or (arguments[0] not in NAMES and arguments[0] not in {"-h", "--help"}):
+    parser = build()
+    first = arguments[0] if arguments else ""
+    if first not in NAMES and first not in {"-h", "--help"}:
+        near = difflib.get_close_matches(first, NAMES, 1, 0.75)
+        if near and not Path(first).exists():
+            parser.error(f"there is neither a command nor a project called {first!r}; did you mean {near[0]!r}?")
         arguments.insert(0, "window")
-    return build().parse_args(arguments)
+    return parser.parse_args(arguments)
 
 
 def command_of(name: str) -> Command:
@@ -231,35 +273,71 @@ def run_command(arguments: argparse.Namespace) -> int:
     Returns:
         0 done, 1 refused with a message.
     """
-    from workbench.cli.output import Terminal
+    from workbench.cli.output import Terminal, say
 
     arguments.project = (arguments.project or scratch_project()).absolute()
     terminal = Terminal()
     ctx = Context(seed=getattr(arguments, "seed", 0) or 0, on_change=terminal)
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        sys.stderr.write("\nStopping; the best so far is kept\n")
-        ctx.cancel()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, stop)
     try:
-        return command_of(arguments.command)(arguments, ctx)
+        with _listening(ctx):
+            return command_of(arguments.command)(arguments, ctx)
     except WorkbenchError as error:
         terminal.clear()
         return refuse(str(error), arguments.json)
     except (JobCancelledError, KeyboardInterrupt):
         terminal.clear()
-        return refuse("Stopped before there was a result", arguments.json)
+        goes_on = "; 'workbench resume' goes on with a run" if arguments.command in {"train", "resume"} else ""
+        return refuse(f"Stopped before there was a result{goes_on}", arguments.json)
+    except BrokenPipeError:
+        _nobody_reads()
+        return 1
+    except Exception as error:  # noqa: BLE001 - a bug is shown as one, and --json still prints its object
+        terminal.clear()
+        say(traceback.format_exc())
+        return refuse(f"This is an error of the workbench itself: {error!r}", arguments.json)
     finally:
         terminal.clear()
-        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _listening(ctx: Context) -> Iterator[None]:
+    """Ctrl-C and a request to end cancel the job, which keeps the best so far; the second one ends it at once."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        # written past the stream, which may be in the middle of a write
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nStopping; the best so far is kept\n")
+        ctx.cancel()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _nobody_reads() -> None:
+    """Standard output was closed, as by ``| head``: what is left in its buffer goes nowhere, without a complaint."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def refuse(message: str, as_json: bool) -> int:
     """Say on standard error why nothing was done; with ``--json`` also as an object on standard output."""
-    sys.stderr.write(f"{message}\n")
+    from workbench.cli.output import emit, say
+
+    say(message)
     if as_json:
         refusal: dict[str, Any] = {"error": message}
-        sys.stdout.write(json.dumps(refusal, ensure_ascii=False) + "\n")
+        try:
+            emit(refusal, True, lambda _: ())
+        except BrokenPipeError:
+            _nobody_reads()
     return 1

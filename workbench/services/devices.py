@@ -17,17 +17,20 @@ _SECONDS = 1.0
 _BATCH = 32
 
 
+def keys() -> tuple[str, ...]:
+    """The devices of this machine, the CPU first."""
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return ("cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else []))
+
+
 def devices(ctx: Context) -> tuple[DeviceRow, ...]:
     """Every device: a forward pass of Conv-4 at 84 px, timed for a second and compared with the CPU's."""
-    keys = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        keys.append("mps")
     net = backbones()["conv4"].build(3, 84, generator(0)).eval()
     x = torch.rand(_BATCH, 3, 84, 84, generator=generator(1))
     with torch.no_grad():
         reference = net(x)
     out = []
-    for key in keys:
+    for key in keys():
         ctx.check()
         ctx.status(f"Testing {key}")
         out.append(_test(key, net, x, reference))
@@ -45,9 +48,11 @@ def _test(key: str, net: torch.nn.Module, x: torch.Tensor, reference: torch.Tens
                 float(moved(here).sum())
                 images += len(x)
         rate = images / (time.monotonic() - begun)
-        net.to("cpu")
     except (RuntimeError, AssertionError) as error:
-        return DeviceRow(key, name, False, 0.0, False, f"cannot be used: {str(error).splitlines()[0]}")
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        return DeviceRow(key, name, False, 0.0, False, f"cannot be used: {why}")
+    finally:
+        net.to("cpu")
     agrees = gap <= 1e-3
     note = "" if agrees else f"differs from the CPU by {gap:.1e}; results would not be the same"
     return DeviceRow(key, name, agrees, rate, agrees, note)
@@ -68,12 +73,8 @@ def check_device(key: str) -> str:
     Raises:
         WorkbenchError: it is not; nothing falls back silently.
     """
-    if (
-        key == "cpu"
-        or (key.startswith("cuda") and torch.cuda.is_available())
-        or (key == "mps" and torch.backends.mps.is_available())
-    ):
+    if key in keys() or (key == "cuda" and "cuda:0" in keys()):
         return key
     raise WorkbenchError(
-        f"The device {key} was not used", "this machine does not offer it", "Choose cpu, or see the list in Train"
+        f"The device {key} was not used", "this machine does not offer it", f"Choose {' or '.join(keys())}"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes.util
-import importlib
 import os
 import platform
 import shutil
@@ -50,7 +49,7 @@ class Check:
 
 
 def checks(project: Path) -> tuple[Check, ...]:
-    """All checks; none of them changes anything but a probe file that is removed again."""
+    """All checks; nothing is changed but that the project's folder is made, where a probe is written and removed."""
     out = [
         Check(
             "Python",
@@ -67,7 +66,10 @@ def checks(project: Path) -> tuple[Check, ...]:
         out.append(
             Check("Screen", True, "found" if screen else "none: the window cannot open, every command works", "")
         )
-    out.append(Check("SQLite", sqlite3.sqlite_version_info >= (3, 35), sqlite3.sqlite_version))
+    recent = sqlite3.sqlite_version_info >= (3, 35)
+    out.append(
+        Check("SQLite", recent, sqlite3.sqlite_version, "" if recent else "Use a Python with SQLite 3.35 or newer")
+    )
     out += [_folder("Samples", paths.samples(), "alphabets"), _folder("Resources", paths.resources(), "icons")]
     out.append(_writable(project))
     return tuple(out)
@@ -117,12 +119,3 @@ def _writable(project: Path) -> Check:
     return Check(
         "Project folder", enough, f"{project}, {storage.len_text(free)} free", "" if enough else "Free some space"
     )
-
-
-def importable(name: str) -> bool:
-    """Whether a module can be imported."""
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        return False
-    return True

@@ -32,7 +32,11 @@ def evaluate(request: EvaluateRequest, project: Path, ctx: Context) -> Evaluated
 
 
 def evaluate_on(tasks: tuple[Task, ...], request: EvaluateRequest, project: Path, ctx: Context) -> Evaluated:
-    """The same on tasks scanned before; ``request.untrained`` measures the entry's network before training."""
+    """The same on tasks scanned before; ``request.untrained`` measures the network as training found it.
+
+    The row's ``trained_on`` names the tasks that the entry was trained on: what is measured on those is no measure of
+    what is new.
+    """
     if request.episodes < 2:
         raise WorkbenchError(
             "Nothing was evaluated", "an interval needs at least two episodes", "Ask for more, 600 is usual"
@@ -44,7 +48,7 @@ def evaluate_on(tasks: tuple[Task, ...], request: EvaluateRequest, project: Path
     if request.untrained:
         setting = Setting(entry.backbone, entry.preprocess.depth, entry.preprocess.size, entry.ways[1])
         algorithm = create(entry.algorithm, entry.params, setting)
-        state = algorithm.init(generator(entry.provenance.get("seed", 0)))
+        state = algorithm.init(generator(Context(seed=entry.provenance.get("seed", 0)).seed_for("init")))
     p = entry.preprocess
     sources = load_sources(tasks, p, ctx)
     sampler = Sampler(
@@ -74,6 +78,7 @@ def evaluate_on(tasks: tuple[Task, ...], request: EvaluateRequest, project: Path
         "ci95": result.ci95,
         "episodes_sha256": result.sha256,
         "transductive": "transductive" in algorithm.info.tags,
+        "trained_on": [t.name for t in tasks if t.fingerprint in {s.fingerprint for s in entry.sources}],
         "seconds_per_task": result.seconds_per_task,
     }
     if "gradient-based" in algorithm.info.tags:

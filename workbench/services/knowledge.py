@@ -247,7 +247,7 @@ def embed(knowledge: Knowledge, images: tuple[ImageRef, ...], cache: FeatureCach
 
 
 def before_adapting(knowledge: Knowledge, support: Support, ctx: Context) -> Tensor:
-    """Embedding of the support set at the initialisation of a gradient-based method, ``[S, D]``."""
+    """Embedding of the support set ``[S, D]``: at the initialisation of a gradient-based method, else once adapted."""
     first: list[Tensor] = []
 
     def keep(j: int, adapted: object) -> None:
@@ -258,7 +258,9 @@ def before_adapting(knowledge: Knowledge, support: Support, ctx: Context) -> Ten
             raise _EnoughError
 
     with contextlib.suppress(_EnoughError):
-        knowledge.algorithm.adapt(knowledge.state, support, ctx, on_step=keep)
+        adapted = knowledge.algorithm.adapt(knowledge.state, support, ctx, on_step=keep)
+        if not first:  # no inner steps to show: the network depends on the examples at once
+            keep(0, adapted)
     return first[0]
 
 

@@ -142,16 +142,11 @@ def prepare(request: TrainRequest, project: Path, ctx: Context) -> Prepared:
             std=p.std,
         )
 
+    drawn = sampler(split.train, request.ways)
     setting = Setting(
-        request.backbone,
-        p.depth,
-        p.size,
-        request.ways[1],
-        tuple(len(s.class_names) for s in split.train),
-        weights.tensors or None,
+        request.backbone, p.depth, p.size, request.ways[1], drawn.classes_per_source, weights.tensors or None
     )
     algorithm = create(request.algorithm, request.params, setting)
-    drawn = sampler(split.train, request.ways)
     return Prepared(
         algorithm,
         drawn,

@@ -125,7 +125,8 @@ def _load(future: Future[None]) -> None:
 
         torch.set_num_threads(threads())
         if torch.get_num_interop_threads() != 1:
-            torch.set_num_interop_threads(1)
+            with contextlib.suppress(RuntimeError):  # somebody used torch before us: a matter of speed alone
+                torch.set_num_interop_threads(1)
         gc.collect()
         gc.freeze()
     except BaseException as error:  # noqa: BLE001  (handed to every waiter)

@@ -29,7 +29,7 @@ from workbench.core.values import (
 from workbench.learn.answer import Answering
 from workbench.learn.calibrate import prototypes, reject_threshold
 from workbench.learn.features import FeatureCache
-from workbench.learn.protocol import Adapted
+from workbench.learn.protocol import Adapted, Deployed
 from workbench.services import knowledge as known
 from workbench.services.survey import Seen, Survey, check_classes, common_examples, survey
 from workbench.services.teach import MapPoint, TeachRequest, TeachResult
@@ -196,7 +196,10 @@ class _Slider:
 def network(seen: Seen, adapted: Adapted) -> tuple[Answering, Tensor]:
     """The answering network of an adaptation, and the embedding of its support set ``[S, D]``."""
     k = seen.knowledge
-    deployed = k.algorithm.deploy(k.state, adapted)
+    if k.trunk is not None:  # what deploy would copy after every edit
+        deployed = Deployed(k.trunk, k.algorithm.head(k.state, adapted))
+    else:
+        deployed = k.algorithm.deploy(k.state, adapted)
     with torch.no_grad():
         embedding = seen.support.features if seen.support.features is not None else deployed.trunk(seen.support.x)
     y, ways = seen.support.y, seen.support.ways
