@@ -172,6 +172,13 @@ def test_a_clean_task_has_no_findings_and_is_ready() -> None:
     )
 
 
+def test_what_is_missing_is_said() -> None:
+    two = make_task("t", {"a": ["1", "2"], "b": ["3"]})
+    assert check.ready(two, EPISODE)[::2] == (False, "It has 1 class of 2 with at least 2 images")
+    assert check.ready(plain_task("three", classes=3), EPISODE)[2] == "It has 3 classes"
+    assert check.ready(Task(TaskId("u"), "u", "/u", (), (ref("a"),)), EPISODE)[0] is False
+
+
 def test_fewer_pictures_than_queries_are_asked_less() -> None:
     ok, title, _text = check.ready(plain_task("few", images=14), EPISODE)
     assert (ok, title) == (True, "Ready for 5 ways, 1 shot, 13 queries")

@@ -676,6 +676,37 @@ def press(parent, text: str, qtbot) -> None:
     qtbot.mouseClick(found[0], Qt.MouseButton.LeftButton)
 
 
+def test_devices_are_tested_only_when_their_editor_opens(
+    room: TrainRoom, qtbot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    go_on = threading.Event()
+
+    def devices(_ctx: Context) -> tuple[DeviceRow, ...]:
+        asked.append("devices")
+        go_on.wait(5)
+        return (
+            DeviceRow("cpu", "CPU, 2 cores", True, 2100.0, True, ""),
+            DeviceRow("cuda:0", "A card", False, 0.0, False, "The driver is too old"),
+        )
+
+    monkeypatch.setattr(jobs, "devices", devices)
+    settle(room, qtbot)
+    assert asked == []
+    chip = room.strip_.chips["device"]
+    chip.open()
+    qtbot.waitUntil(lambda: asked == ["devices"])
+    assert not chip.popover.findChildren(QRadioButton)
+    go_on.set()
+    qtbot.waitUntil(lambda: bool(room.state.devices))
+    choices = chip.popover.findChildren(QRadioButton)
+    assert [(c.text(), c.isEnabled()) for c in choices] == [("CPU, 2 cores", True), ("A card", False)]
+    assert choices[1].accessibleDescription() == "The driver is too old"
+    assert chip.value == "CPU, 2 cores"
+    chip.popover.close()
+    settle(room, qtbot)
+
+
 def test_the_device_of_the_window_is_the_runs_device(room: TrainRoom, training: Training, qtbot) -> None:
     room.state.set_device("cuda:0", "NVIDIA")
     assert room.setup.device == "cuda:0"

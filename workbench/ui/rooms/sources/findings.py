@@ -122,9 +122,10 @@ def ready(task: Task, episode: Episode) -> tuple[bool, str, str]:
         return False, "Not ready to train", "No classes: these pictures are unlabelled"
     sizes = [len(c.images) for c in task.classes if len(c.images) >= episode.needed]
     if len(sizes) < episode.ways:
-        have = f"{count(len(sizes), 'class', 'classes')} of {len(task.classes):,}"
-        need = f"with at least {count(episode.needed, 'image')}"
-        return False, f"Not ready for {episode.words(episode.queries)}", f"{have} {need}"
+        have = count(len(sizes), "class", "classes")
+        if len(sizes) < len(task.classes):
+            have += f" of {len(task.classes):,} with at least {count(episode.needed, 'image')}"
+        return False, f"Not ready for {episode.words(episode.queries)}", f"It has {have}"
     least = min(sizes)
     detail = f"{count(len(sizes), 'class', 'classes')}, at least {count(least, 'image')} in each"
     return True, f"Ready for {episode.words(min(episode.queries, least - episode.shots))}", detail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -64,7 +65,8 @@ class EarlierRuns(QObject):
 
     def _live_row(self, row: RunRow) -> RunRow:
         job, last = self._room.job, self._monitor.validated
-        row = replace(row, state="paused" if job is not None and job.paused else "running")
+        if job is not None:
+            row = replace(row, state="paused" if job.paused else "running", seconds=time.monotonic() - job.begun)
         if last is None:
             return replace(row, accuracy=None)
         low, high = (last.value, last.value) if last.low is None or last.high is None else (last.low, last.high)

@@ -69,7 +69,7 @@ def _row(run: TrainRun, algorithms: Mapping[str, str], backbones: Mapping[str, s
         id=run.id,
         name=f"Run {number}",
         algorithm=algorithms.get(run.algorithm, run.algorithm),
-        backbone=backbones.get(run.backbone, run.backbone),
+        backbone=backbones.get(run.backbone, run.backbone).split(",")[0],
         state=run.state,
         accuracy=v.accuracy if v else None,
         low=max(0.0, v.accuracy - v.ci95) if v else 0.0,

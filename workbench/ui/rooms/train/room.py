@@ -262,6 +262,7 @@ class TrainRoom(Room):
         self.earlier.show_buttons()
 
     def _busy_changed(self) -> None:
+        self.strip_.set_devices(self.state.devices)
         if not self.running and self.setup.device != self.state.device:
             self._refresh()
         self._show_buttons()
@@ -328,10 +329,8 @@ class TrainRoom(Room):
         if entry.validation is not None:
             self.monitor.show_validation(entry.validation)
         headline = self.tr("Stopped; the best of {name} is kept.") if result.stopped else self.tr("{name} is ready.")
-        teach = self.tr("Teach a class")
-        self.state.say(
-            "good", headline.format(name=entry.name), done_words(result), teach, lambda: self.state.go("teach")
-        )
+        teach, words = self.tr("Teach a class"), done_words(result)
+        self.state.say("good", headline.format(name=entry.name), words, teach, lambda: self.state.go("teach"))
 
     def _failed(self, error: Exception) -> None:
         self._over()

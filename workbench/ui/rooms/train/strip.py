@@ -20,7 +20,7 @@ from workbench.ui.widgets.strip import IconLabel
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What the strip asks its room for."""
+    """What the strip asks its room for; ``devices`` begins to test them where they are not known yet."""
 
     tasks: Callable[[], Sequence[Task]]
     setup: Callable[[], Setup]
@@ -45,6 +45,7 @@ class SetupStrip(QFrame):
     def __init__(self, asks: Asks, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._asks = asks
+        self._devices: Sequence[DeviceRow] = ()
         self.setProperty("role", "panel")
         self.setFixedHeight(44)
         self.setAccessibleName(self.tr("Setup of the run"))
@@ -111,9 +112,19 @@ class SetupStrip(QFrame):
         self.chips["seed"].show_value(str(s.seed))
         self.chips["device"].show_value(self._device_words(s.device))
 
+    def set_devices(self, rows: Sequence[DeviceRow]) -> None:
+        """The devices are tested: name them, and show them in an editor that waits for them."""
+        if rows == self._devices:
+            return
+        self._devices = rows
+        self.refresh()
+        chip = self.chips["device"]
+        if chip.is_open() and chip.popover is not None:
+            chip.popover.close()
+            chip.open()
+
     def _device_words(self, key: str) -> str:
-        rows = self._asks.devices() or ()
-        name = next((d.name for d in rows if d.key == key), "")
+        name = next((d.name for d in self._devices if d.key == key), "")
         return name or ("CPU" if key == "cpu" else key)
 
     def set_locked(self, *, locked: bool) -> None:
