@@ -17,8 +17,10 @@ from tests.learn import tasks
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.params import fields_of
+from workbench.data.episodes import Episodes, Sequences
 from workbench.learn import functional, registry
-from workbench.learn.protocol import Adapted, At, Setting, SourceSummary, State, Support, generator
+from workbench.learn.optimiser import rates
+from workbench.learn.protocol import Adapted, At, Phase, Setting, SourceSummary, State, Support, generator
 
 WAYS = 5
 QUICK = {"inner_steps": 3, "test_steps": 4, "inner_batch": 10, "lr": 0.01}
@@ -47,6 +49,11 @@ class Case:
     def fresh(self):
         """A state as training begins, moved on by two steps so that no tensor is zero by chance."""
         return train(self.algorithm, self.algorithm.init(generator(3)), 2)
+
+    @functools.cached_property
+    def within(self):
+        """Each phase of training with a state two steps into it; none where nothing is trained."""
+        return stages(self.algorithm, self.algorithm.init(generator(3)), 2)[0]
 
     @functools.cached_property
     def trained(self):
@@ -84,22 +91,47 @@ def check_algorithm(key: str) -> None:
 
 
 def train(algorithm, state, steps, seed=0, first=0, **kwargs):
-    """A plain loop: no schedule, no clipping; the outer optimiser that the phase names."""
-    phases = algorithm.phases(SourceSummary((40,), 400))
-    if not phases:
-        return state
-    phase, gen, ctx = phases[0], generator(100 + seed + first), Context(seed=seed)
-    learned = {n: t.detach().clone().requires_grad_() for n, t in state.learned.items()}
-    stepped = [t for n, t in learned.items() if not (phase.frozen and n.startswith(phase.frozen))]
-    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[phase.optimiser]
-    optimiser, memory = make(stepped, lr=phase.lr[""]), state.memory
-    for i in range(first, first + steps):
-        batch = tasks.batch(gen, phase.tasks_per_step, **{"queries": 8, **kwargs})
-        result = algorithm.step(State(learned, memory), batch, At(phase.name, i, 0.0), ctx)
-        give_gradients(result, learned)
-        optimiser.step()
-        memory = memory if result.memory is None else result.memory
-    return State({n: t.detach() for n, t in learned.items()}, memory)
+    """A plain loop over all phases: no schedule, no clipping; the outer optimiser that each phase names.
+
+    A phase has its share of the steps, at least two where there are two.
+    """
+    return stages(algorithm, state, steps, seed, first, **kwargs)[1]
+
+
+def stages(algorithm, state, steps, seed=0, first=0, **kwargs):
+    """The phases, each with the state at its last step, and the state after all of them."""
+    ctx, gen, done, found = Context(seed=seed), generator(100 + seed + first), first, []
+    for phase in algorithm.phases(SourceSummary((40,), 400)):
+        learned = {n: t.detach().clone().requires_grad_() for n, t in state.learned.items()}
+        groups = [{"params": [learned[n]], "lr": lr} for n, lr in rates(phase, learned).items()]
+        make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[phase.optimiser]
+        optimiser, memory = make(groups), state.memory
+        last = done + max(min(steps, 2), round(steps * phase.share))
+        for i in range(done, last):
+            batch = batch_of(phase, gen, phase.tasks_per_step, **{"queries": 8, **kwargs})
+            result = algorithm.step(State(learned, memory), batch, At(phase.name, i, 0.0), ctx)
+            give_gradients(result, learned)
+            optimiser.step()
+            memory = memory if result.memory is None else result.memory
+        done, state = last, State({n: t.detach() for n, t in learned.items()}, memory)
+        found.append((phase, state))
+        state = algorithm.finish(state, phase, ctx)
+    return found, state
+
+
+def batch_of(phase: Phase, gen, count: int, **kwargs):
+    """What the engine would hand to a step of this phase, with so many episodes where it is given episodes."""
+    if phase.stream == "sequences":
+        xs, ys = [], []
+        for e in tasks.batch(gen, count, **kwargs).episodes:
+            order = torch.randperm(len(e.support_y) + len(e.query_y), generator=gen)
+            xs.append(torch.cat([e.support_x, e.query_x])[order])
+            ys.append(torch.cat([e.support_y, e.query_y])[order])
+        return Sequences(torch.stack(xs, 1), torch.stack(ys, 1))
+    if phase.stream != "episodes":
+        return tasks.labelled(gen, phase.batch_size)
+    episodes = tasks.batch(gen, count, **kwargs)
+    return Episodes(episodes.episodes, tasks.labelled(gen, phase.labelled) if phase.labelled else None)
 
 
 def give_gradients(result, learned):
@@ -180,46 +212,38 @@ def same_seed_same_result(case):
 
 def step_gives_what_the_engine_needs(case):
     """Loss and accuracy, right and wrong queries, every memory tensor, and a state that is not written to."""
-    algorithm, state = case.algorithm, copy(case.fresh)
-    phases = algorithm.phases(SourceSummary((40,), 400))
-    if not phases:
-        assert not case.has("trains")
-        return
-    assert case.has("trains")
-    assert abs(sum(p.share for p in phases) - 1) < 1e-9
-    learned = {n: t.clone().requires_grad_() for n, t in state.learned.items()}
-    memory = {n: t.clone() for n, t in state.memory.items()}
-    batch = tasks.batch(generator(1), 2)
-    result = algorithm.step(State(learned, memory), batch, At(phases[0].name, 0, 0.0), Context())
-    assert {"loss", "accuracy"} <= result.metrics.keys()
-    assert 0 <= result.metrics["accuracy"] <= 1
-    assert same(memory, state.memory)
-    assert same({n: t.detach() for n, t in learned.items()}, state.learned)
-    if result.memory is not None:
-        assert result.memory.keys() == memory.keys()
-        assert not any(t.requires_grad for t in result.memory.values())
-    if result.correct is not None:
-        assert result.correct.shape == batch.episodes[0].query_y.shape
-        assert result.correct.dtype == torch.bool
-    if result.grads is not None:
-        assert not any(g.requires_grad for g in result.grads.values())
+    algorithm = case.algorithm
+    assert case.has("trains") == bool(case.within)
+    assert not case.within or abs(sum(p.share for p, _ in case.within) - 1) < 1e-9
+    for phase, state in case.within:
+        learned = {n: t.clone().requires_grad_() for n, t in state.learned.items()}
+        memory = {n: t.clone() for n, t in state.memory.items()}
+        batch = batch_of(phase, generator(1), 2)
+        result = algorithm.step(State(learned, memory), batch, At(phase.name, 0, 0.0), Context())
+        assert {"loss", "accuracy"} <= result.metrics.keys()
+        assert 0 <= result.metrics["accuracy"] <= 1
+        assert same(memory, state.memory)
+        assert same({n: t.detach() for n, t in learned.items()}, state.learned)
+        if result.memory is not None:
+            assert result.memory.keys() == memory.keys()
+            assert not any(t.requires_grad for t in result.memory.values())
+        if result.correct is not None:
+            assert result.correct.shape == batch.episodes[0].query_y.shape
+            assert result.correct.dtype == torch.bool
+        if result.grads is not None:
+            assert not any(g.requires_grad for g in result.grads.values())
 
 
 def every_learned_tensor_gets_a_gradient(case):
-    """Nothing was cut from the graph."""
-    algorithm, state = case.algorithm, case.fresh
-    phases = algorithm.phases(SourceSummary((40,), 400))
-    if not phases:
-        return
-    learned = {n: t.clone().requires_grad_() for n, t in state.learned.items()}
-    result = algorithm.step(
-        State(learned, state.memory), tasks.batch(generator(1), 2), At(phases[0].name, 0, 0.0), Context()
-    )
-    give_gradients(result, learned)
-    for name, t in learned.items():
-        if not name.startswith(phases[0].frozen or ("\0",)):
-            assert t.grad is not None, name
-            assert float(t.grad.abs().max()) > 0, name
+    """Nothing was cut from the graph, in any phase; what a phase does not train it declares frozen."""
+    for phase, state in case.within:
+        learned = {n: t.clone().requires_grad_() for n, t in state.learned.items()}
+        batch = batch_of(phase, generator(1), 2)
+        result = case.algorithm.step(State(learned, state.memory), batch, At(phase.name, 0, 0.0), Context())
+        give_gradients(result, learned)
+        for name in rates(phase, learned):
+            assert learned[name].grad is not None, name
+            assert float(learned[name].grad.abs().max()) > 0, name
 
 
 def adapting_leaves_the_state_untouched(case):
@@ -386,13 +410,12 @@ def cancel_is_honoured(case):
             assert shown == (list(range(n)) if gradient else [])
         else:
             raise AssertionError(f"adapting did not stop at check {n}")
-    phases = algorithm.phases(SourceSummary((40,), 400))
-    if phases:
+    for phase, state in case.within:
         learned = {n: t.clone().requires_grad_() for n, t in state.learned.items()}
-        batch, inner = tasks.batch(generator(1), 2), algorithm.p.inner_steps if gradient else 1
-        for n in (1, 2 * inner):
+        batch, inner = batch_of(phase, generator(1), 2), algorithm.p.inner_steps if gradient else 1
+        for n in (1, 2 * inner) if phase.stream == "episodes" else (1,):
             try:
-                algorithm.step(State(learned, state.memory), batch, At(phases[0].name, 0, 0.0), _StopAt(n))
+                algorithm.step(State(learned, state.memory), batch, At(phase.name, 0, 0.0), _StopAt(n))
             except JobCancelledError:
                 continue
             raise AssertionError(f"training did not stop at check {n}")

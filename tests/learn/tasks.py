@@ -5,7 +5,7 @@ import functools
 import torch
 from torch import nn
 
-from workbench.data.episodes import Episode, Episodes
+from workbench.data.episodes import Episode, Episodes, Labelled
 from workbench.learn import registry
 from workbench.learn.norm import Norm2d
 from workbench.learn.protocol import generator
@@ -95,3 +95,9 @@ def episode(gen, ways=5, shots=2, queries=5, unseen=False, dtype=torch.float32):
 def batch(gen, tasks, **kwargs):
     """The episodes of one step."""
     return Episodes(tuple(episode(gen, **kwargs) for _ in range(tasks)))
+
+
+def labelled(gen, size):
+    """A supervised batch of the classes that episodes are drawn from, all of one source."""
+    y = torch.randint(0, 40, (size,), generator=gen)
+    return Labelled(pictures(y, 1, gen), y, torch.zeros_like(y))

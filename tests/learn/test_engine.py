@@ -208,6 +208,22 @@ class TestPhases:
         assert max(len(set(b.source.tolist())) for b in seen) == (1 if stream == "per_source" else 2)
         assert set.union(*(set(b.source.tolist()) for b in seen)) == {0, 1}
 
+    def test_a_supervised_batch_beside_the_episodes(self):
+        seen = []
+
+        class Both(ToyProto):
+            def step(self, s, batch, at, ctx):
+                seen.append((len(batch.episodes), batch.labelled))
+                return super().step(s, batch, at, ctx)
+
+        out = go(plan(6), Both(Both.Params(phases=(Phase("p", tasks_per_step=2, labelled=7),))), validation=False)
+        assert (out.episodes, out.steps) == (6, 3)
+        assert [(n, len(b.x), len(b.y)) for n, b in seen] == [(2, 7, 7)] * 3
+        assert not torch.equal(seen[0][1].x, seen[1][1].x)
+        seen.clear()
+        go(plan(2), Both(), validation=False)
+        assert [b for _, b in seen] == [None, None]
+
     def test_sequences(self):
         class Reader(ToyProto):
             def step(self, s, batch, at, ctx):

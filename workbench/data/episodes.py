@@ -92,13 +92,20 @@ class Episode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Episodes:
-    """The episodes of one outer step."""
+    """The episodes of one outer step.
+
+    Attributes:
+        episodes: at least one.
+        labelled: a supervised batch beside them, for methods trained on both at once; else ``None``.
+    """
 
     episodes: tuple[Episode, ...]
+    labelled: Labelled | None = None
 
     def to(self, device: str | torch.device) -> Episodes:
         """The same on a device."""
-        return Episodes(tuple(e.to(device) for e in self.episodes))
+        beside = None if self.labelled is None else self.labelled.to(device)
+        return Episodes(tuple(e.to(device) for e in self.episodes), beside)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

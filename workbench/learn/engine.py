@@ -215,7 +215,8 @@ class _Job:
             tasks = min(tasks, self.phase_budget() - self.run.at.phase_episodes)
         batch: Batch
         if phase.stream == "episodes":
-            batch = Episodes(tuple(sampler.draw(gen) for _ in range(tasks)))
+            drawn = tuple(sampler.draw(gen) for _ in range(tasks))
+            batch = Episodes(drawn, sampler.labelled(gen, phase.labelled) if phase.labelled else None)
         elif phase.stream == "sequences":
             batch = sampler.sequences(gen, tasks)
         else:

@@ -99,6 +99,8 @@ class Phase:
         schedule: ``constant``, ``cosine`` (to 0 at the phase's end) or ``halve`` (halved at each tenth of the phase).
         frozen: prefixes of learned names that are not stepped.
         clip: largest gradient norm, or ``None``.
+        labelled: pictures of a supervised batch that comes with the episodes of each step, for methods trained on both
+            at once; it costs nothing of the budget.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Phase:
     frozen: tuple[str, ...] = ()
     clip: float | None = None
     batch_size: int = 64
+    labelled: int = 0
 
 
 class At(NamedTuple):
