@@ -73,6 +73,8 @@ class Answering(nn.Module):
         logits = self.deployed.head(embedding) / self.temperature
         squared = (embedding.unsqueeze(1) - self.prototypes.unsqueeze(0)).pow(2).sum(-1)
         distance = squared.min(dim=1).values.clamp_min(1e-12).sqrt()
-        none = torch.sigmoid((distance - self.threshold) / self.width).unsqueeze(1)
-        probabilities = torch.cat([torch.softmax(logits, dim=1) * (1 - none), none], dim=1)
+        beyond = ((distance - self.threshold) / self.width).unsqueeze(1)
+        # "1 - none" would be 0 for every picture that is far off, and its classes could not be ranked any more
+        known = torch.sigmoid(-beyond).clamp_min(1e-9)
+        probabilities = torch.cat([torch.softmax(logits, dim=1) * known, torch.sigmoid(beyond)], dim=1)
         return logits, probabilities, distance

@@ -1,0 +1,231 @@
+"""Temperature, the threshold of "none of these", and answers about examples that were left out."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.learn.toy import ToyProto, ToySteps
+from workbench.core.context import Context
+from workbench.core.errors import JobCancelledError
+from workbench.learn import calibrate
+from workbench.learn.calibrate import (
+    UNCALIBRATED,
+    Calibration,
+    fit_temperature,
+    held_out,
+    own_class_distances,
+    prototypes,
+    reject_threshold,
+    spread,
+)
+from workbench.learn.protocol import Support, generator
+
+
+def clusters(ways, shots, scatter=0.2, seed=0, features=4, apart=3.0):
+    """Embeddings ``[ways * shots, D]`` around centres, and their classes."""
+    gen = torch.Generator().manual_seed(seed)
+    centres = apart * torch.randn(ways, features, generator=gen)
+    y = torch.arange(ways).repeat_interleave(shots)
+    return centres[y] + scatter * torch.randn(len(y), features, generator=gen), y
+
+
+class TestTemperature:
+    def test_logits_that_claim_too_much_are_cooled_down(self):
+        gen = torch.Generator().manual_seed(0)
+        # labels drawn from softmax(z), shown as 5 z: the temperature that undoes it is 5
+        z = torch.randn(4000, 3, generator=gen)
+        drawn = torch.multinomial(torch.softmax(z, 1), 1, generator=gen)[:, 0]
+        assert fit_temperature(5 * z, drawn) == pytest.approx(5.0, rel=0.1)
+
+    def test_a_few_perfect_examples_do_not_ask_for_certainty(self):
+        logits, y = torch.eye(3) * 4, torch.arange(3)
+        assert 0.2 < fit_temperature(logits, y) < 1.0
+
+    def test_nothing_to_fit_keeps_the_start(self):
+        assert fit_temperature(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), start=1.7) == 1.7
+
+    def test_pieces_give_the_same_as_the_whole(self, monkeypatch):
+        gen = torch.Generator().manual_seed(1)
+        logits, y = 3 * torch.randn(50, 4, generator=gen), torch.randint(0, 4, (50,), generator=gen)
+        whole = fit_temperature(logits, y)
+        monkeypatch.setattr(calibrate, "_NUMBERS_AT_ONCE", 7)
+        assert fit_temperature(logits, y) == whole
+
+    def test_many_sixty_way_queries_fit_into_memory(self, monkeypatch):
+        """All 201 temperatures of 30,000 queries at once would be 3 GB a copy."""
+        largest = []
+        real = F.log_softmax
+        monkeypatch.setattr(F, "log_softmax", lambda x, dim: largest.append(x.numel()) or real(x, dim=dim))
+        gen = torch.Generator().manual_seed(1)
+        fit_temperature(torch.randn(3000, 60, generator=gen), torch.randint(0, 60, (3000,), generator=gen))
+        assert max(largest) <= 2_000_000
+
+
+class TestThreshold:
+    def test_left_out_distances_are_those_of_a_new_picture(self):
+        """Over many draws their mean square is that of a fresh picture to the mean of all examples."""
+        found, wanted = [], []
+        for seed in range(300):
+            gen = torch.Generator().manual_seed(seed)
+            x = torch.randn(4, 8, generator=gen)
+            found.append(own_class_distances(x[:3], torch.zeros(3, dtype=torch.int64), 1).square().mean())
+            wanted.append((x[3] - x[:3].mean(0)).square().sum())
+        assert float(torch.stack(found).mean()) == pytest.approx(float(torch.stack(wanted).mean()), rel=0.05)
+
+    def test_by_hand(self):
+        x, y = torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([0, 0, 1])
+        # the mean of the other is 2 away; a class of one has none
+        assert own_class_distances(x, y, 2).tolist() == pytest.approx([2 * math.sqrt(3) / 2] * 2)
+
+    def test_one_example_each_asks_the_library(self):
+        x, y = clusters(4, 1)
+        threshold, width = reject_threshold(x, y, 4, {"reject_factor": 0.7})
+        assert threshold == pytest.approx(0.7 * spread(prototypes(x, y, 4)), rel=1e-6)
+        assert width == pytest.approx(0.1 * threshold)
+
+    def test_a_single_class_falls_back_to_a_plain_distance(self):
+        x = torch.tensor([[1.0, 2.0]])
+        assert reject_threshold(x, torch.tensor([0]), 1, {"reject_distance": 3.5})[0] == pytest.approx(3.5)
+
+    def test_examples_weigh_n_in_n_plus_ten(self):
+        x, y = clusters(5, 2)
+        figures = {"reject_factor": 0.5, "reject_ratio": 1.5}
+        own = 1.5 * float(own_class_distances(x, y, 5).square().mean().sqrt())
+        library = 0.5 * spread(prototypes(x, y, 5))
+        assert reject_threshold(x, y, 5, figures)[0] == pytest.approx(0.5 * own + 0.5 * library, rel=1e-5)
+
+    def test_unequal_shots_and_an_odd_example(self):
+        x, y = clusters(3, 4)
+        keep = torch.tensor([0, 1, 2, 3, 4, 8, 9])
+        threshold, width = reject_threshold(x[keep], y[keep], 3, UNCALIBRATED)
+        assert 0 < width < threshold < math.inf
+
+    def test_equal_pictures_still_give_a_positive_width(self):
+        threshold, width = reject_threshold(torch.zeros(4, 3), torch.tensor([0, 0, 1, 1]), 2)
+        assert threshold > 0
+        assert width > 0
+
+    def test_about_one_in_twenty_of_the_known_lies_beyond_it(self):
+        """The figures of some tasks, used on others of the same kind with other numbers of examples."""
+        learnt = Calibration()
+        for seed in range(60):
+            x, y = clusters(5, 8, scatter=0.6, seed=seed, features=16)
+            s = torch.arange(len(y)) % 8 < 2 + seed % 4
+            learnt.add(torch.zeros(int((~s).sum()), 5), x[~s], y[~s], x[s], y[s], 5)
+        figures = learnt.figures()
+        for shots in (2, 3, 5):
+            beyond = []
+            for seed in range(1000, 1100):
+                x, y = clusters(5, shots + 3, scatter=0.6, seed=seed, features=16)
+                s = torch.arange(len(y)) % (shots + 3) < shots
+                threshold, _ = reject_threshold(x[s], y[s], 5, figures)
+                centres = prototypes(x[s], y[s], 5)
+                beyond.append(((x[~s] - centres[y[~s]]).norm(dim=1) > threshold).double())
+            assert 0.02 < float(torch.cat(beyond).mean()) < 0.09, shots
+
+
+class TestCalibration:
+    def test_different_ways_are_put_together(self):
+        learnt = Calibration()
+        for ways in (2, 4):
+            x, y = clusters(ways, 4, seed=ways)
+            s = torch.arange(len(y)) % 4 < 2
+            learnt.add(F.one_hot(y[~s], ways).float(), x[~s], y[~s], x[s], y[s], ways)
+        assert len(learnt) == 2
+        figures = learnt.figures()
+        assert set(figures) == set(UNCALIBRATED)
+        assert all(math.isfinite(v) and v > 0 for v in figures.values())
+
+    def test_one_shot_episodes_say_nothing_of_the_ratio(self):
+        learnt = Calibration()
+        x, y = clusters(3, 2)
+        s = torch.arange(6) % 2 == 0
+        learnt.add(torch.zeros(3, 3), x[~s], y[~s], x[s], y[s], 3)
+        assert "reject_ratio" not in learnt.figures()
+
+    def test_without_an_episode_there_is_no_figure(self):
+        with pytest.raises(ValueError, match="nothing"):
+            Calibration().figures()
+
+
+def support(shots, features=True, seed=0):
+    """A toy support set with these shots per class."""
+    y = torch.tensor([c for c, n in enumerate(shots) for _ in range(n)])
+    gen = torch.Generator().manual_seed(seed)
+    pattern = torch.randn(len(shots), 1, 8, 8, generator=gen)
+    x = pattern[y] + 0.3 * torch.randn(len(y), 1, 8, 8, generator=gen)
+    toy = ToyProto()
+    state = toy.init(generator(0))
+    f = toy.embed(state, None, x) if features else None
+    return toy, state, Support(x, y, len(shots), f)
+
+
+class TestHeldOut:
+    def test_every_example_is_asked_about_without_having_been_seen(self):
+        toy, state, s = support([3, 3, 2])
+        found = held_out(toy, state, s, Context())
+        assert sorted(found.rows.tolist()) == list(range(8))
+        for row, logits in zip(found.rows.tolist(), found.logits, strict=True):
+            rest = torch.arange(8) != row
+            means = toy.means(s.features[rest], s.y[rest], 3)
+            assert torch.allclose(logits, toy.distances(s.features[row : row + 1], means)[0], atol=1e-4)
+
+    def test_a_class_of_one_keeps_its_example(self):
+        toy, state, s = support([3, 1])
+        assert sorted(held_out(toy, state, s, Context()).rows.tolist()) == [0, 1, 2]
+        toy, state, s = support([1, 1, 1])
+        found = held_out(toy, state, s, Context())
+        assert found.rows.numel() == 0
+        assert found.logits.shape == (0, 3)
+
+    @pytest.mark.parametrize("shots", [[2, 2], [5, 5, 5], [7, 1, 3], [2, 9]])
+    @pytest.mark.parametrize("folds", [1, 3, 10])
+    def test_folds_ask_about_every_example_once_and_never_empty_a_class(self, shots, folds):
+        _, state, s = support(shots)
+        seen = []
+        real = ToyProto.adapt
+
+        class Watching(ToyProto):
+            def adapt(self, state, part, ctx, **rest):
+                seen.append(len(part.y))
+                return real(self, state, part, ctx, **rest)
+
+        found = held_out(Watching(), state, s, Context(), folds)
+        wanted = [i for i, c in enumerate(s.y.tolist()) if shots[c] > 1]
+        assert sorted(found.rows.tolist()) == wanted
+        assert len(seen) <= max(folds, 2)
+
+    def test_a_copy_is_left_out_with_its_original(self):
+        """Otherwise the copy in the other class answers for it."""
+        toy, state, s = support([3, 3])
+        x = s.x.clone()
+        x[3] = x[0]  # the same picture in both classes
+        s = Support(x, s.y, 2, toy.embed(state, None, x))
+        names = ["a", "b", "c", "a", "d", "e"]
+        blind = held_out(toy, state, s, Context(), same=names)
+        row = blind.rows.tolist().index(0)
+        rest = torch.tensor([1, 2, 4, 5])
+        means = toy.means(s.features[rest], s.y[rest], 2)
+        assert torch.allclose(blind.logits[row], toy.distances(s.features[:1], means)[0], atol=1e-4)
+        told = held_out(toy, state, s, Context())
+        assert not torch.allclose(blind.logits[row], told.logits[row])
+
+    def test_a_copy_that_is_all_its_class_has_stays(self):
+        toy, state, s = support([2, 1])
+        assert held_out(toy, state, s, Context(), same=["a", "b", "a"]).rows.tolist() == [0, 1]
+
+    def test_gradient_steps_tell_of_before_and_after(self):
+        _, state, s = support([3, 3], features=False)
+        found = held_out(ToySteps(), state, s, Context(), 3)
+        assert found.before is not None
+        assert found.before.shape == found.logits.shape == (6, 2)
+        assert not torch.allclose(found.before, found.logits)
+
+    def test_a_stop_is_heeded_between_adaptations(self):
+        toy, state, s = support([3, 3])
+        ctx = Context()
+        ctx.cancel()
+        with pytest.raises(JobCancelledError):
+            held_out(toy, state, s, ctx)
