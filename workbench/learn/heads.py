@@ -5,9 +5,14 @@ Shapes: features ``f [S, D]`` or ``[B, D]``, labels ``y [S]`` in ``0..N-1``, log
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+
+from workbench.core.errors import WorkbenchError
 
 START = 4.0
 """The factor before a squared distance starts at ``START / D``: with ``D`` features behind a batch norm distances are
@@ -32,6 +37,40 @@ def prototype_linear(centres: Tensor, scale: Tensor | float = 1.0) -> tuple[Tens
     ``-s |f - c_k|^2 = w_k f + b_k - s |f|^2``; the last term is the same for all classes, so the softmax is the same.
     """
     return 2 * scale * centres, -scale * centres.square().sum(1)
+
+
+def linear_parameters(form: str, ways: int, features: int, gen: Generator) -> dict[str, Tensor]:
+    """What is learnt of a linear classifier's start, fresh.
+
+    Args:
+        form: ``textbook``: rows like other weights, ``head.weight [N, D]`` uniform in ``+-1/sqrt(D)`` and ``head.bias
+            [N]`` zero; ``prototype``: only ``scale``, the logarithm of the factor before the squared distance.
+        ways: ``N``.
+        features: ``D``.
+        gen: of all randomness.
+    """
+    if form == "prototype":
+        return {"scale": torch.tensor(math.log(START / features), device=gen.device)}
+    rows = torch.rand(ways, features, generator=gen, device=gen.device)
+    return {"head.weight": (2 * rows - 1) / math.sqrt(features), "head.bias": rows.new_zeros(ways)}
+
+
+def linear_start(learned: Mapping[str, Tensor], features: Tensor, y: Tensor, ways: int) -> tuple[Tensor, Tensor]:
+    """``weight [N, D]`` and ``bias [N]`` that a task begins with, of either form of :func:`linear_parameters`.
+
+    Raises:
+        WorkbenchError: fixed rows, and another number of classes.
+    """
+    if "head.weight" not in learned:
+        return prototype_linear(prototypes(features, y, ways), learned["scale"].exp())
+    weight, bias = learned["head.weight"], learned["head.bias"]
+    if ways != len(bias):
+        raise WorkbenchError(
+            "The task cannot be adapted to",
+            f"it has {ways} classes and this knowledge was trained with a fixed head for {len(bias)}",
+            "Use knowledge trained with the prototype head, or ask for that number of classes",
+        )
+    return weight, bias
 
 
 def distance_logits(features: Tensor, centres: Tensor, scale: Tensor | float = 1.0) -> Tensor:

@@ -30,7 +30,6 @@ number.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -39,10 +38,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from workbench.core.context import Context
-from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, norm, registry
+from workbench.learn import functional, heads, inner, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -118,46 +116,28 @@ class MAML:
         """Trunk (fresh or pretrained) and the head's start: ``head.weight, head.bias``, or ``scale`` = log s."""
         trunk, buffers = functional.start(self.network, gen, self.setting.weights)
         learned = functional.named(trunk)
-        if self.p.head == "textbook":
-            bound = 1 / math.sqrt(self.features)
-            rows = torch.rand(self.setting.ways, self.features, generator=gen, device=gen.device)
-            learned |= {"head.weight": (2 * rows - 1) * bound, "head.bias": rows.new_zeros(self.setting.ways)}
-        else:
-            learned["scale"] = torch.tensor(math.log(heads.START / self.features), device=gen.device)
+        learned |= heads.linear_parameters(self.p.head, self.setting.ways, self.features, gen)
         return State(learned, functional.named(buffers))
 
     def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
         """Mean gradient over the tasks, one task's graph at a time."""
-        tasks = len(batch.episodes)
-        learned = {n: t.detach().requires_grad_() for n, t in s.learned.items()}
-        total = {n: torch.zeros_like(t) for n, t in learned.items()}
-        buffers = functional.under(s.memory)
-        losses, correct = [], []
-        for episode in batch.episodes:
-            loss, logits, statistics = self.task_loss(learned, episode, ctx)
-            grads = torch.autograd.grad(loss / tasks, list(learned.values()))
-            total = {n: t + g for (n, t), g in zip(total.items(), grads, strict=True)}
-            # Not used by MAML itself: kept so that another head can be put on this trunk as it is before adapting.
-            buffers = norm.running_average(buffers, statistics)
-            losses.append(float(loss.detach()))
-            correct.append(logits.detach().argmax(1) == episode.query_y)
-        metrics = {"loss": sum(losses) / tasks, "accuracy": float(torch.cat(correct).float().mean())}
-        return StepResult(grads=total, memory=functional.named(buffers), metrics=metrics, correct=correct[0])
+        return inner.mean_gradient(s, batch.episodes, lambda learned, e: self.task_loss(learned, e, ctx))
 
-    def task_loss(self, learned: Tensors, episode: Episode, ctx: Context) -> tuple[Tensor, Tensor, norm.Statistics]:
+    def task_loss(self, learned: Tensors, episode: Episode, ctx: Context) -> inner.TaskLoss:
         """One task: ``L_Q(theta_k)`` with its graph down to ``learned``, queries' logits, statistics at the start."""
         x, y = episode.support_x, episode.support_y
-        start, first = self._start(learned, x, y, episode.ways)
+        start, first = inner.start(self.network, learned, x, y, episode.ways)
         *_, theta = inner.descent(
-            lambda t: F.cross_entropy(self._support_logits(t, x), y),
+            lambda t: F.cross_entropy(inner.support_logits(self.network, t, x), y),
             start,
             lr=self.p.inner_lr,
             steps=self.p.inner_steps,
             order=self.order,
             ctx=ctx,
         )
-        logits = self._query_logits(theta, self._statistics(theta, x), episode.query_x)
-        return F.cross_entropy(logits, episode.query_y), logits, first
+        given = inner.statistics(self.network, theta, x)
+        logits = inner.query_logits(self.network, theta, given, episode.query_x)
+        return inner.TaskLoss(F.cross_entropy(logits, episode.query_y), logits, first)
 
     def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
         """Nothing to do."""
@@ -175,26 +155,16 @@ class MAML:
         """``test_steps`` steps: the whole network, its head, and the support's statistics as its running statistics."""
         x, y = support.x, support.y
         with torch.no_grad():
-            start, _ = self._start(s.learned, x, y, support.ways)
-        adapted = Adapted({}, support.ways)
-        for j, theta in enumerate(
-            inner.descent(
-                lambda t: F.cross_entropy(self._support_logits(t, x), y),
-                start,
-                lr=self.p.inner_lr,
-                steps=self.p.test_steps,
-                order="none",
-                ctx=ctx,
-            )
-        ):
-            if on_step is not None or j == self.p.test_steps:
-                with torch.no_grad():
-                    statistics = norm.as_buffers(self._statistics(theta, x))
-                fixed = {n: t.detach() for n, t in theta.items()}
-                adapted = Adapted({**fixed, **functional.named(statistics)}, support.ways)
-                if on_step is not None:
-                    on_step(j, adapted)
-        return adapted
+            start, _ = inner.start(self.network, s.learned, x, y, support.ways)
+        path = inner.descent(
+            lambda t: F.cross_entropy(inner.support_logits(self.network, t, x), y),
+            start,
+            lr=self.p.inner_lr,
+            steps=self.p.test_steps,
+            order="none",
+            ctx=ctx,
+        )
+        return inner.followed(self.network, path, x, support.ways, self.p.test_steps, on_step)
 
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
@@ -218,38 +188,6 @@ class MAML:
         """The adapted network with the support's statistics frozen in."""
         trunk = functional.frozen(self.network, functional.under(a.tensors))
         return Deployed(trunk, self.head(s, a))
-
-    def _start(self, learned: Tensors, x: Tensor, y: Tensor, ways: int) -> tuple[Tensors, norm.Statistics]:
-        """``theta_0`` (``trunk.*``, ``head.weight [N, D]``, ``head.bias [N]``) and the support's statistics there."""
-        trunk = {n: t for n, t in learned.items() if n.startswith(functional.TRUNK)}
-        with norm.batch_statistics() as statistics:
-            features = functional.call(self.network, functional.under(trunk), {}, x)
-        if self.p.head == "textbook":
-            weight, bias = learned["head.weight"], learned["head.bias"]
-            if ways != len(bias):
-                raise WorkbenchError(
-                    "The task cannot be adapted to",
-                    f"it has {ways} classes and this knowledge was trained with a fixed head for {len(bias)}",
-                    "Use knowledge trained with the prototype head, or ask for that number of classes",
-                )
-        else:
-            weight, bias = heads.prototype_linear(heads.prototypes(features, y, ways), learned["scale"].exp())
-        return {**trunk, "head.weight": weight, "head.bias": bias}, statistics
-
-    def _support_logits(self, theta: Tensors, x: Tensor) -> Tensor:
-        with norm.batch_statistics():
-            features = functional.call(self.network, functional.under(theta), {}, x)
-        return F.linear(features, theta["head.weight"], theta["head.bias"])
-
-    def _statistics(self, theta: Tensors, x: Tensor) -> norm.Statistics:
-        with norm.batch_statistics(differentiable=True) as statistics:
-            functional.call(self.network, functional.under(theta), {}, x)
-        return statistics
-
-    def _query_logits(self, theta: Tensors, statistics: norm.Statistics, x: Tensor) -> Tensor:
-        with norm.given_statistics(statistics):
-            features = functional.call(self.network, functional.under(theta), {}, x)
-        return F.linear(features, theta["head.weight"], theta["head.bias"])
 
 
 @registry.register
