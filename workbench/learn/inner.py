@@ -46,9 +46,9 @@ def descent(
             parameter and may itself be learnt. A parameter that a mapping does not name stays as it is.
         steps: number of steps.
         order: what can be differentiated afterwards. ``second``: everything, and ``d theta_k / d start`` holds the
-            factors ``I - lr * H(theta_j)``. ``first``: the inner gradients count as constants, so ``d theta_k / d start = I``
-            (first-order MAML); the graph of the steps is freed as they go. ``none``: nothing, each ``theta_j`` is a
-            leaf; for use on a new task.
+            factors ``I - lr * H(theta_j)``. ``first``: the inner gradients count as constants, so ``d theta_k / d
+            start = I`` (first-order MAML); the graph of the steps is freed as they go. ``none``: nothing, each
+            ``theta_j`` is a leaf; for use on a new task.
         ctx: checked before each step.
 
     Raises:
