@@ -50,11 +50,11 @@ class Row:
 
 
 # ---- starting --------------------------------------------------------------------------------------------------------
-def measure_start(_asked: argparse.Namespace) -> Iterator[Row]:
+def measure_start(asked: argparse.Namespace) -> Iterator[Row]:
     """From the start of the process to the window, and to the library behind it."""
-    from PySide6.QtCore import QEvent, QObject, QTimer
+    from PySide6.QtCore import QCoreApplication, QEvent, QObject, Qt, QTimer
 
-    from tests.benchmarks.gaps import Gaps
+    from tests.benchmarks.gaps import Gaps, when
 
     begun = float(os.environ[_BEGUN])
     rows: list[Row] = []
@@ -62,30 +62,38 @@ def measure_start(_asked: argparse.Namespace) -> Iterator[Row]:
     probe: list[Gaps] = []
 
     class FirstPaint(QObject):
+        """Notes when the first painting is over: before any timer has its turn."""
+
         def eventFilter(self, _watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
             if event.type() == QEvent.Type.Paint and not shown:
                 shown.append(0.0)
-                QTimer.singleShot(0, lambda: shown.__setitem__(0, time.monotonic() - begun))
+                QCoreApplication.postEvent(self, QEvent(QEvent.Type.User), Qt.EventPriority.HighEventPriority.value)
             return False
+
+        def customEvent(self, _event: QEvent) -> None:  # noqa: N802 - Qt's name
+            shown[0] = time.monotonic() - begun
 
     def before(window: MainWindow) -> None:
         watch = FirstPaint(window)
         window.centralWidget().installEventFilter(watch)
-        probe.append(Gaps(window, explain=_asked.explain))
+        probe.append(Gaps(window, explain=asked.explain))
         QTimer.singleShot(0, probe[0].start)
 
     def act(hands: Hands) -> None:
         from workbench.ui.actions import ROOMS
 
         window = hands.window
-        hands.until(lambda: len(window.rooms) == len(ROOMS) and window.state.project is not None, "the rooms")
+        when(lambda: len(window.rooms) == len(ROOMS) and window.state.project is not None, 60)
         usable = time.monotonic() - begun
-        hands.until(lambda: window.state.library_loaded, "the learning library")
+        building = probe[0].stop()
+        probe[0].start()
+        when(lambda: window.state.library_loaded, 60)
         loaded = time.monotonic() - begun
         hands.rest(1.0)
         gaps = probe[0].stop()
         rows.append(Row("start to window painted (warm)", shown[0], "s", 1.0))
         rows.append(Row("start to project open and rooms built", usable, "s", 2.0))
+        rows.append(Row("longest gap meanwhile", building.longest, "ms", None, building.words()))
         rows.append(Row("start to learning library loaded", loaded, "s"))
         rows.append(Row("longest gap while the library loads", gaps.longest, "ms", 300, gaps.words()))
         window.close()
