@@ -388,6 +388,16 @@ def test_the_cache_is_bounded(thumbs, qtbot, tmp_path, monkeypatch):
     assert len(thumbs._cache) == 3
 
 
+def test_closing_ends_the_threads(qtbot, tmp_path):
+    made = Thumbs()
+    images = [picture(tmp_path, f"p{i}", colour=(i, 0, 0)) for i in range(20)]
+    for image in images:
+        made.pixmap(image, 32)
+    made.close()
+    assert not any(thread.is_alive() for thread in made._threads)
+    assert made.pixmap(images[0], 64) is None
+
+
 def test_thumb_widget_repaints_when_ready(thumbs, qtbot, tmp_path):
     image = picture(tmp_path, "a", colour=(0, 0, 255))
     made = shown(qtbot, Thumb(thumbs, image, 40))

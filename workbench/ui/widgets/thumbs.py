@@ -1,4 +1,8 @@
-"""Thumbnails for the window: asked for while painting, decoded on two pool threads, kept in a bounded cache."""
+"""Thumbnails for the window: asked for while painting, decoded on two threads, kept in a bounded cache.
+
+The threads are Python's: a ``QThreadPool`` deletes a Python callable under its own lock, for which it needs the
+interpreter's, while ``start`` waits for the pool's lock with the interpreter's held: the two were seen to deadlock.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import threading
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject, QRectF, QSize, Qt, QThreadPool, Signal, Slot
+from PySide6.QtCore import QObject, QRectF, QSize, Qt, Signal, Slot
 from PySide6.QtGui import (
     QColor,
     QGuiApplication,
@@ -36,6 +40,7 @@ log = logging.getLogger(__name__)
 _CACHE_BYTES = 64 << 20
 _ROUNDED_KB = 32 << 10
 _THREADS = 2 if (os.cpu_count() or 1) > 2 else 1  # on two cores one of them is the window's
+_PATIENCE = 3.0  # seconds that closing waits for the picture being decoded
 _WAITING = 600  # what was asked for longer ago has been scrolled away; it is asked for again when it is painted again
 _SIDES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # few sizes on disk, so that a zoom finds them again
 
@@ -58,14 +63,10 @@ class Thumbs(QObject):
         self._failed: set[str] = set()
         self._waiting: deque[tuple[str, ImageRef, int]] = deque()
         self._made: list[tuple[str, str, QImage]] = []
-        self._lock = threading.Lock()
-        self._running = 0
+        self._lock = threading.Condition()
+        self._threads: list[threading.Thread] = []
         self._closed = False
         self._store: ThumbnailStore | None = None
-        self._pool = QThreadPool(self)
-        self._pool.setMaxThreadCount(_THREADS)
-        self._pool.setStackSize(16 << 20)
-        self._pool.setExpiryTimeout(5000)
         self._decoded.connect(self._take, Qt.ConnectionType.QueuedConnection)
         QPixmapCache.setCacheLimit(max(QPixmapCache.cacheLimit(), _ROUNDED_KB))
 
@@ -91,10 +92,10 @@ class Thumbs(QObject):
                 self._waiting.append((key, image, pixels))
                 if len(self._waiting) > _WAITING:
                     self._asked.discard(self._waiting.popleft()[0])
-                start = self._running < _THREADS
-                self._running += int(start)
-            if start:
-                self._pool.start(self._work)
+                self._lock.notify()
+            if len(self._threads) < _THREADS:
+                self._threads.append(threading.Thread(target=self._work, name="thumbnails", daemon=True))
+                self._threads[-1].start()
         return None
 
     def failed(self, image: ImageRef) -> bool:
@@ -103,19 +104,22 @@ class Thumbs(QObject):
 
     def close(self) -> None:
         """Forget what waits and let the threads end."""
-        self._closed = True
         with self._lock:
+            self._closed = True
             self._waiting.clear()
-        self._pool.waitForDone()
+            self._lock.notify_all()
+        for thread in self._threads:
+            thread.join(_PATIENCE)
         if self._store is not None:
             self._store.close()
 
-    # ---- on the pool's threads -------------------------------------------------------------------
+    # ---- on the threads --------------------------------------------------------------------------
     def _work(self) -> None:
         while True:
             with self._lock:
-                if not self._waiting:
-                    self._running -= 1
+                while not self._waiting and not self._closed:
+                    self._lock.wait()
+                if self._closed:
                     return
                 key, image, pixels = self._waiting.pop()  # the newest wish is what is on the screen
             made = QImage()
