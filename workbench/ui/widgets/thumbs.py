@@ -20,7 +20,6 @@ from PySide6.QtGui import (
     QGuiApplication,
     QImage,
     QPainter,
-    QPainterPath,
     QPaintEvent,
     QPen,
     QPixmap,
@@ -193,30 +192,55 @@ def draw_thumb(
 
 
 def _rounded(pixmap: QPixmap, rect: QRectF, radius: float, scale: float) -> QPixmap:
-    """The picture at the size of ``rect`` with round corners and its edge; kept, since a clip path costs 50 blits."""
+    """The picture at the size of ``rect`` with round corners and its edge, ready to be drawn; kept.
+
+    Made of three blits: a clip path for each picture would cost fifty.
+    """
+    size = f"{rect.width():g}:{rect.height():g}:{radius:g}:{scale:g}"
     edge = QColor(theme.tokens().text)
-    key = f"{pixmap.cacheKey()}:{rect.width():g}:{rect.height():g}:{radius:g}:{scale:g}:{edge.name()}"
+    key = f"{pixmap.cacheKey()}:{size}:{edge.name()}"
     made = QPixmap()
     if QPixmapCache.find(key, made):
         return made
-    made = QPixmap(math.ceil(rect.width() * scale), math.ceil(rect.height() * scale))
-    made.setDevicePixelRatio(scale)
-    made.fill(Qt.GlobalColor.transparent)
     inside = QRectF(0, 0, rect.width(), rect.height())
-    path = QPainterPath()
-    path.addRoundedRect(inside, radius, radius)
+    made = _blank(inside, scale)
     painter = QPainter(made)
-    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
     painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
-    painter.setClipPath(path)
     painter.drawPixmap(inside, pixmap, QRectF(pixmap.rect()))
-    painter.setClipping(False)
-    edge.setAlphaF(0.10)
-    painter.setPen(QPen(edge, 1))
-    painter.setBrush(Qt.BrushStyle.NoBrush)
-    painter.drawRoundedRect(inside.adjusted(0.5, 0.5, -0.5, -0.5), radius, radius)
+    painter.setCompositionMode(QPainter.CompositionMode.CompositionMode_DestinationIn)
+    painter.drawPixmap(0, 0, _shape(inside, radius, scale, f"mask:{size}", None))
+    painter.setCompositionMode(QPainter.CompositionMode.CompositionMode_SourceOver)
+    painter.drawPixmap(0, 0, _shape(inside, radius, scale, f"edge:{size}:{edge.name()}", edge))
     painter.end()
     QPixmapCache.insert(key, made)
+    return made
+
+
+def _shape(inside: QRectF, radius: float, scale: float, key: str, edge: QColor | None) -> QPixmap:
+    """A filled rounded square, or its faint edge alone."""
+    made = QPixmap()
+    if QPixmapCache.find(key, made):
+        return made
+    made = _blank(inside, scale)
+    painter = QPainter(made)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    if edge is None:
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(Qt.GlobalColor.black)
+        painter.drawRoundedRect(inside, radius, radius)
+    else:
+        edge.setAlphaF(0.10)
+        painter.setPen(QPen(edge, 1))
+        painter.drawRoundedRect(inside.adjusted(0.5, 0.5, -0.5, -0.5), radius, radius)
+    painter.end()
+    QPixmapCache.insert(key, made)
+    return made
+
+
+def _blank(inside: QRectF, scale: float) -> QPixmap:
+    made = QPixmap(math.ceil(inside.width() * scale), math.ceil(inside.height() * scale))
+    made.setDevicePixelRatio(scale)
+    made.fill(Qt.GlobalColor.transparent)
     return made
 
 
