@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench.core.threads import at_thread_end
+
 MAX_BYTES = 512_000_000
 _HEAD = 4096
 _PEEK_ABOVE = 1_000_000
@@ -18,6 +20,13 @@ _ARCHIVES = 8
 
 # Opening an archive reads its whole list, so each thread keeps the ones it used last.
 _local = threading.local()
+
+
+@at_thread_end
+def _close_archives() -> None:
+    for _, archive in getattr(_local, "archives", {}).values():
+        archive.close()
+    _local.archives = OrderedDict()
 
 
 def read_encoded(path: str, member: str = "", *, accept: Callable[[bytes], object] | None = None) -> bytes:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from workbench.core.context import Context
 from workbench.core.errors import StorageError
 from workbench.core.paths import cache_home, display
+from workbench.core.threads import at_thread_end
 from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Preprocess
 from workbench.data.episodes import normalise
 from workbench.data.read import pixels
@@ -112,6 +113,12 @@ class _Kept(threading.local):
 
 
 _kept = _Kept()
+
+
+@at_thread_end
+def _forget() -> None:
+    _kept.entries.clear()
+    _kept.untrained.clear()
 
 
 def load(entry: KnowledgeEntry, path: Path, library: Library) -> Knowledge:

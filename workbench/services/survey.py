@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
+from workbench.core.threads import at_thread_end
 from workbench.core.values import Estimate, KnowledgeEntry, Problem, TaskClass
 from workbench.learn.calibrate import HeldOut, fit_temperature, held_out
 from workbench.learn.features import FeatureCache
@@ -115,6 +116,11 @@ class _Remembered(threading.local):
 
 
 _remembered = _Remembered()
+
+
+@at_thread_end
+def _forget() -> None:
+    _remembered.looks.clear()
 
 
 def check_classes(classes: tuple[TaskClass, ...]) -> None:

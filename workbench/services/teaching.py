@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
+from workbench.core.threads import at_thread_end
 from workbench.core.values import (
     Candidate,
     Estimate,
@@ -84,6 +85,11 @@ class _Last(threading.local):
 
 
 _last = _Last()
+
+
+@at_thread_end
+def _forget() -> None:
+    _last.asked = _last.taught = None
 
 
 def adapt_to(
@@ -343,7 +349,7 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
         else:
             estimates.append(at.estimate(taught.picked_from, before=True) if n == 0 else None)
     losses = torch.zeros(len(images))
-    losses[chosen.left_out.rows] = chosen.losses
+    losses[chosen.left_out.rows] = chosen.losses.clamp_min(1e-9)  # 0 says that nothing is known
     flat = iter(losses.tolist())
     influence = tuple(tuple(next(flat) for _ in c.images) for c in request.classes)
     task = chosen.task if chosen.task is not None else represent(chosen.embedding)

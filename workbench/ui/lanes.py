@@ -16,6 +16,7 @@ from typing import Any
 from PySide6.QtCore import QObject, Qt, QThread, QTimer, Signal, Slot
 
 from workbench.core.errors import WorkbenchError
+from workbench.core.threads import end_thread
 from workbench.ui.job import Job as Job
 from workbench.ui.job import JobState as JobState
 from workbench.ui.job import LaneName as LaneName
@@ -24,6 +25,20 @@ log = logging.getLogger(__name__)
 
 _STACK = 16 << 20  # secondary threads get 512 KiB on macOS; torch's C recursion needs more
 _PULL_MS = 80
+
+
+class _Thread(QThread):
+    """A lane's thread.
+
+    ``run`` is overridden in Python so that the thread has one Python state from its beginning to its end. Otherwise
+    every job would begin and end one of its own: caches of the thread would be lost after each job, and on Python 3.11
+    the process crashes where they hold tensors (the state is freed twice).
+    """
+
+    def run(self) -> None:
+        """Handle jobs until asked to quit, then let go of what the thread keeps."""
+        self.exec()
+        end_thread()
 
 
 class _Worker(QObject):
@@ -48,7 +63,7 @@ class _Lane(QObject):
 
     def __init__(self, name: str, parent: Lanes) -> None:
         super().__init__(parent)
-        self.thread_ = QThread(self)
+        self.thread_ = _Thread(self)
         self.thread_.setObjectName(f"lane-{name}")
         self.thread_.setStackSize(_STACK)
         self.worker = _Worker()
