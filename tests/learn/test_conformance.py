@@ -36,7 +36,7 @@ def test_the_whole_suite_is_one_call():
     conformance.check_algorithm("ridge")
 
 
-@pytest.mark.parametrize("key", ["protonet", "maml", "ridge"])
+@pytest.mark.parametrize("key", sorted(registry.algorithms()))
 def test_onnx_gives_the_same_answers(key, tmp_path):
     ort = pytest.importorskip("onnxruntime")
     algorithm = conformance.build(key, {})
