@@ -25,6 +25,12 @@ MOMENTS = ("loading", "decoding", "first step", "validation", "checkpoint", "sav
 """Where the window is closed, each a random while after it was reached."""
 _WHILE = {"loading": 2.0, "decoding": 0.3, "first step": 0.5, "validation": 0.4, "checkpoint": 0.02, "saving": 0.3}
 _ANY = 6.0
+_SAID = {
+    "decoding": ("Reading pictures", "Decoding pictures"),
+    "first step": ("drawing the first episode",),
+    "validation": ("validating",),
+    "saving": ("Saving what was learnt",),
+}
 _LIMIT = 120.0
 
 
@@ -135,28 +141,31 @@ def _rooms(hands: Hands) -> list[Any]:
 
 
 def _marked(moment: str) -> Callable[[], bool]:
-    """Let a part of the training say that it begins."""
-    import workbench.learn.engine as engine
-    import workbench.learn.validation as validation
-    import workbench.services.train as train
+    """Whether a part of the training has begun: by what the job says of itself, or by the call that writes."""
+    from workbench.core.context import Context
 
-    owner, name = {
-        "decoding": (train, "decoded"),
-        "first step": (engine._Job, "step"),
-        "validation": (validation.Validator, "measure"),
-        "checkpoint": (engine, "save_checkpoint"),
-        "saving": (train, "_save"),
-    }[moment]
     begun = threading.Event()
-    real = getattr(owner, name)
-
-    def marked(*given: Any, **named: Any) -> Any:
-        begun.set()
-        return real(*given, **named)
-
-    setattr(owner, name, marked)
     if moment == "checkpoint":
+        import workbench.learn.engine as engine
+        import workbench.services.train as train
+
+        save = engine.save_checkpoint
+
+        def saving(*given: Any) -> None:
+            begun.set()
+            save(*given)
+
+        engine.save_checkpoint = saving
         train.Plan = functools.partial(train.Plan, checkpoint_every_seconds=1.0)
+        return begun.is_set
+    say, awaited = Context.status, _SAID[moment]
+
+    def status(ctx: Context, text: str) -> None:
+        if text in awaited:
+            begun.set()
+        say(ctx, text)
+
+    Context.status = status
     return begun.is_set
 
 
