@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError
 from workbench.core.params import values_of
-from workbench.core.values import EntryId, KnowledgeEntry, RunId, SourceInfo, TrainRequest
+from workbench.core.paths import display
+from workbench.core.values import EntryId, KnowledgeEntry, RunId, SourceInfo, Task, TrainRequest
 from workbench.data.episodes import Sampler, normalise
 from workbench.learn.calibrate import Calibration
 from workbench.learn.engine import Outcome
@@ -48,7 +50,7 @@ def keep(
     title = algorithms()[request.algorithm].info.title
     entry = KnowledgeEntry(
         id=EntryId(new_id()),
-        name=request.name or f"{title} on {_listed([t.name for t in tasks])}",
+        name=request.name or f"{title} on {_listed(tasks)}",
         algorithm=request.algorithm,
         params=values_of(prepared.algorithm.p),
         backbone=request.backbone,
@@ -178,7 +180,12 @@ def _described(prepared: Prepared, state: State, seed: int, ctx: Context) -> dic
     return out
 
 
-def _listed(names: list[str]) -> str:
-    if len(names) <= 2:
-        return " and ".join(names)
-    return f"{names[0]} and {len(names) - 1} more"
+def _listed(tasks: Sequence[Task]) -> str:
+    """Few tasks by their names, many by the folder or archive they lie in together."""
+    if len(tasks) <= 2:
+        return " and ".join(t.name for t in tasks)
+    places = {t.path for t in tasks}  # the tasks of an archive have one path
+    if len(places) > 1:
+        places = {str(PurePath(place).parent) for place in places}
+    together = PurePath(places.pop()).stem if len(places) == 1 else ""
+    return display(together) if together else f"{tasks[0].name} and {len(tasks) - 1} more"

@@ -59,7 +59,7 @@ class ProtoNet:
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
         key="protonet",
-        title="Prototypical Networks",
+        title="ProtoNet",
         family="metric",
         paper="Snell, Swersky, Zemel 2017, arXiv 1703.05175",
         summary="Learns features in which each class is one centre; a new class costs one pass over its pictures.",
