@@ -118,8 +118,9 @@ def query_logits(network: nn.Module, theta: Tensors, given: norm.Statistics, x: 
 @torch.no_grad()
 def settled(network: nn.Module, theta: Tensors, x: Tensor) -> Tensors:
     """``theta`` without a graph, with the examples' statistics as its running ones: a plain network from here on."""
-    frozen = norm.as_buffers(statistics(network, theta, x))
-    return {**{n: t.detach() for n, t in theta.items()}, **functional.named(frozen)}
+    with norm.batch_statistics() as seen:  # the fused kernel: nothing is differentiated here
+        functional.call(network, functional.under(theta), {}, x)
+    return {**{n: t.detach() for n, t in theta.items()}, **functional.named(norm.as_buffers(seen))}
 
 
 def followed(
