@@ -9,6 +9,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 
+from workbench.project import library
+
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 _APP = "meta-transfer-workbench"
@@ -24,6 +26,13 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     yield folder
     touched = [p for p, was in zip(real, before, strict=True) if _newest(p) != was]
     assert not touched, f"the test wrote to the user's own folders: {touched}"
+
+
+@pytest.fixture(autouse=True)
+def _no_starter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Knowledge is what a test made itself, unless it is marked ``starter``."""
+    if "starter" not in request.keywords:
+        monkeypatch.setattr(library, "starter_knowledge", lambda: Path("/nonexistent/knowledge"))
 
 
 _FOLDERS = (platformdirs.user_data_dir, platformdirs.user_cache_dir, platformdirs.user_config_dir)

@@ -56,6 +56,7 @@ def test_the_card_keeps_every_field(library: Library) -> None:
         assert read_card(write_card(kept), "it") == kept
 
 
+@pytest.mark.starter
 def test_the_order_is_that_of_the_folders_and_newest_first(library: Library) -> None:
     own, users, starter = library.folders
     library.save(entry("a1", "first", created="2026-01-01T00:00:00+00:00"), TENSORS)
@@ -249,6 +250,7 @@ def test_every_fault_while_saving_leaves_no_entry_or_a_whole_one(
     assert False in seen
 
 
+@pytest.mark.starter
 def test_starter_knowledge_is_found_through_the_resources(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,11 @@ def _each_text(value: Any, turn: Any) -> Any:
             return value
 
 
+def starter_knowledge() -> Path:
+    """The folder of the entries that are shipped, so that a first prediction needs no training."""
+    return paths.resources() / "knowledge"
+
+
 class Library:
     """Entries of several folders, nearest first.
 
@@ -150,7 +155,7 @@ class Library:
 
     def __init__(self, project: Path | None = None) -> None:
         own = (Path(project) / "knowledge",) if project is not None else ()
-        self.folders: tuple[Path, ...] = (*own, paths.data_home() / "library", paths.resources() / "knowledge")
+        self.folders: tuple[Path, ...] = (*own, paths.data_home() / "library", starter_knowledge())
         self.problems: tuple[Problem, ...] = ()
         self._read: dict[Path, tuple[tuple[int, int], KnowledgeEntry]] = {}
 
