@@ -243,10 +243,12 @@ class CurvePlot(QWidget):
 
     def _pens(self, curve: Curve) -> None:
         colour = theme.class_colour(curve.hue)
-        pen = QPen(colour, self._pen_width if curve.live else max(1.0, self._pen_width - 0.5))
+        scale = self.devicePixelRatioF()  # a cosmetic pen is measured in the screen's own pixels
+        live = self._pen_width == 1.0
+        pen = QPen(colour, 1.0 if live else scale * (self._pen_width if curve.live else 1.5))
         pen.setCosmetic(True)
         if curve.dash:
-            pen.setDashPattern([d / pen.widthF() for d in curve.dash])
+            pen.setDashPattern([d * scale / pen.widthF() for d in curve.dash])
         curve.line.setPen(pen)
         if curve.faint is not None:
             pale = QColor(colour)
