@@ -260,7 +260,7 @@ def test_only_this_file_can_open_a_connection() -> None:
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 modules = [node.module or "", *(f"{node.module}.{a.name}" for a in node.names)]
-            # All that others want of sockets: the name of this machine, and a pair within the process that wakes a loop.
+            # All that others want of sockets: the name of this machine, and a pair within the process to wake a loop.
             used = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "socket"
             opens = used and node.attr not in {"gethostname", "socketpair"}
             if opens or any(m == b or m.startswith((f"{b}.", "socket.")) for m in modules for b in banned):

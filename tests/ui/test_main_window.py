@@ -23,7 +23,6 @@ from workbench.ui.widgets.palette import Palette
 
 from .test_state import image, task
 
-
 BUILD_ROOMS = MainWindow.build_rooms
 
 
