@@ -121,6 +121,7 @@ def measure_training(asked: argparse.Namespace) -> Iterator[Row]:
         hands.until(lambda: not any(state.lanes.busy(lane) for lane in ("loading", "files", "adapt")), "quiet")
         hands.rest(2.0)
         first: list[float] = []
+        known = len(state.entries)
 
         def metrics(job: Any, numbers: list[Any]) -> None:
             found = [m for m in numbers if m.name == "train/loss"]
@@ -148,7 +149,7 @@ def measure_training(asked: argparse.Namespace) -> Iterator[Row]:
         hands.click(window.bottom.stop)
         stopped = when(lambda: not room.running, 60) - begun
         rows.append(Row("Stop to stopped, the best kept", stopped, "s", 1.0))
-        hands.until(lambda: bool(state.entries), "the knowledge kept")
+        hands.until(lambda: len(state.entries) > known, "the knowledge kept")
         window.close()
 
     _check(open_window(act))

@@ -207,7 +207,7 @@ class Walk:
     def train(self) -> None:
         """Start, watch the curves, stop, and keep the best."""
         hands, room = self.hands, self._room(TrainRoom)
-        bottom = self.window.bottom
+        bottom, known = self.window.bottom, len(self.state.entries)
         hands.click(room.start)
         hands.until(lambda: bottom.stop.isVisible() and room.running, "the run in the bottom bar")
         loss, accuracy = room.monitor.loss, room.monitor.accuracy
@@ -219,7 +219,7 @@ class Walk:
         hands.point(accuracy, QPoint(accuracy.plot_rect.left() + accuracy.plot_rect.width() // 4, 60))
         self.picture("train-live")
         hands.click(bottom.stop)
-        hands.until(lambda: not room.running and bool(self.state.entries) and self._idle(), "the best kept", 60)
+        hands.until(lambda: not room.running and len(self.state.entries) > known and self._idle(), "the best kept")
         hands.until(room.strip.isVisible, "the message that it is kept")
         self.picture("train-stopped")
 
