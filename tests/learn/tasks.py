@@ -18,14 +18,14 @@ class Tiny(nn.Module):
     """One block of eight filters: ``[B, C, 8, 8] -> [B, 128]``.
 
     ``smooth``: softplus and mean instead of ReLU and maximum, whose kinks make adapted weights jump and finite
-    differences meaningless.
+    differences meaningless. ``plain``: nothing is normalised, so examples and queries meet in nothing but the weights.
     """
 
-    def __init__(self, channels, smooth=False):
+    def __init__(self, channels, smooth=False, plain=False):
         super().__init__()
         self.smooth = smooth
-        self.conv = nn.Conv2d(channels, FILTERS, 3, padding=1, bias=False)
-        self.norm = Norm2d(FILTERS)
+        self.conv = nn.Conv2d(channels, FILTERS, 3, padding=1, bias=plain)
+        self.norm = nn.Identity() if plain else Norm2d(FILTERS)
 
     def forward(self, x):
         x = self.norm(self.conv(x))
@@ -35,8 +35,8 @@ class Tiny(nn.Module):
 
 
 def tiny_backbone():
-    """Make ``tiny`` and ``tiny-smooth`` known, once per process."""
-    for key, smooth in (("tiny", False), ("tiny-smooth", True)):
+    """Make ``tiny``, ``tiny-smooth`` and ``tiny-plain`` (which is smooth too) known, once per process."""
+    for key, smooth, plain in (("tiny", False, False), ("tiny-smooth", True, False), ("tiny-plain", True, True)):
         if key not in registry.backbones():
             registry.register_backbone(
                 key,
@@ -45,7 +45,7 @@ def tiny_backbone():
                 min_size=SIZE,
                 recommended_size=SIZE,
                 embedding_size=lambda _channels, size: FILTERS * (size // 2) ** 2,
-            )(lambda channels, size, smooth=smooth: Tiny(channels, smooth))
+            )(lambda channels, size, smooth=smooth, plain=plain: Tiny(channels, smooth, plain))
 
 
 @functools.cache
