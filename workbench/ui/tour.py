@@ -104,7 +104,7 @@ def _tour(home: Path, out: Path, theme: str) -> int:
         code = 1
         _refuse(f"The tour stopped after {album.last or 'the start'}: {error}")
         album.add("stopped-here", settled=False)
-    return _leave(hands, window) or code
+    return _leave(hands, window, code)
 
 
 def _message(_kind: object, _where: object, text: str) -> None:
@@ -113,7 +113,7 @@ def _message(_kind: object, _where: object, text: str) -> None:
         sys.stderr.write(text + "\n")
 
 
-def _leave(hands: Hands, window: MainWindow) -> int:
+def _leave(hands: Hands, window: MainWindow, code: int) -> int:
     """Close the window as a person does; ends the process at once where a step does not end."""
     from PySide6.QtCore import qInstallMessageHandler
 
@@ -123,8 +123,7 @@ def _leave(hands: Hands, window: MainWindow) -> int:
     try:
         hands.until(lambda: not window.isVisible(), "the window to close", _CLOSE_SECONDS)
     except StepError as error:
-        _refuse(str(error))
-    code = int(window.isVisible())
+        code = _refuse(str(error))
     if window.state.lanes.stuck:
         logging.shutdown()
         sys.stdout.flush()
