@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -104,7 +105,7 @@ def _tour(home: Path, out: Path, theme: str) -> int:
         code = 1
         _refuse(f"The tour stopped after {album.last or 'the start'}: {error}")
         album.add("stopped-here", settled=False)
-    return _leave(hands, window, code)
+    return _leave(hands, window, code, home)
 
 
 def _message(_kind: object, _where: object, text: str) -> None:
@@ -113,7 +114,7 @@ def _message(_kind: object, _where: object, text: str) -> None:
         sys.stderr.write(text + "\n")
 
 
-def _leave(hands: Hands, window: MainWindow, code: int) -> int:
+def _leave(hands: Hands, window: MainWindow, code: int, home: Path) -> int:
     """Close the window as a person does; ends the process at once where a step does not end."""
     from PySide6.QtCore import qInstallMessageHandler
 
@@ -125,6 +126,7 @@ def _leave(hands: Hands, window: MainWindow, code: int) -> int:
     except StepError as error:
         code = _refuse(str(error))
     if window.state.lanes.stuck:
+        shutil.rmtree(home, ignore_errors=True)
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
