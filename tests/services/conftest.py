@@ -76,5 +76,7 @@ def queries(pictures: Path) -> tuple[TaskClass, ...]:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One thread, and nothing known but what a test's project holds."""
     monkeypatch.setenv("WORKBENCH_THREADS", "1")
+    monkeypatch.setattr("workbench.project.library.starter_knowledge", lambda: tmp_path / "no starter knowledge")

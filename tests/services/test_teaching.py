@@ -254,8 +254,7 @@ class TestChoice:
         assert {c.name for c in before.candidates} == {"proto", "No transfer"}
         assert {c.name for c in after.candidates} == {"renamed", "No transfer"}
 
-    def test_the_empty_library_transfers_nothing(self, tmp_path, classes, queries, monkeypatch) -> None:
-        monkeypatch.setattr("workbench.project.library.paths.resources", lambda: tmp_path / "none")
+    def test_the_empty_library_transfers_nothing(self, tmp_path, classes, queries) -> None:
         result = ask(classes, tmp_path / "new", pictures_of(queries))
         assert [c.name for c in result.candidates] == ["No transfer"]
         assert len(result.steps) == 1
