@@ -47,7 +47,7 @@ def model(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A taught model."""
     folder = tmp_path_factory.mktemp("model") / "letters.model"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WORKBENCH_HOME", str(folder / "home"))
+        patch.setenv("WORKBENCH_HOME", str(folder.parent / "home"))
         assert main(["adapt", "auto", str(TEACH / "support"), "--out", str(folder), "--project", str(project)]) == 0
     return folder
 
