@@ -60,7 +60,7 @@ def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(trained: Path, tmp_path: Path) -> Path:
     """A copy to change."""
-    return Path(shutil.copytree(trained, tmp_path / "project", ignore=shutil.ignore_patterns("home", "runs")))
+    return Path(shutil.copytree(trained, tmp_path / "project", ignore=shutil.ignore_patterns("home", "runs", "models")))
 
 
 @pytest.fixture

@@ -12,16 +12,15 @@ from typing import Any
 from workbench.cli.knowledge_commands import validation_line
 from workbench.cli.output import emit, say, say_problems
 from workbench.core.context import Context
-from workbench.core.errors import WorkbenchError
 from workbench.core.storage import len_text
 from workbench.core.values import Role, Task, TrainRequest, TrainResult
 from workbench.services import jobs
-from workbench.services.requests import BackboneRow, Evaluated, EvaluateRequest
+from workbench.services.requests import Evaluated, EvaluateRequest
 
 
 def train(arguments: argparse.Namespace, ctx: Context) -> int:
     """Meta-train and save an entry."""
-    row = _backbone(arguments.backbone, ctx)
+    row = jobs.backbone(arguments.backbone, ctx)
     pretrained = arguments.pretrained or arguments.download
     if arguments.download and not row.pretrained_present:
         if row.pretrained_size:
@@ -54,15 +53,6 @@ def train(arguments: argparse.Namespace, ctx: Context) -> int:
     )
     emit(train_json(jobs.train(request, arguments.project, ctx)), arguments.json, train_lines)
     return 0
-
-
-def _backbone(key: str, ctx: Context) -> BackboneRow:
-    rows = {b.key: b for b in jobs.catalogue(ctx).backbones}
-    if key not in rows:
-        raise WorkbenchError(
-            "The run did not start", f"there is no backbone called {key}", f"Choose one of {', '.join(rows)}"
-        )
-    return rows[key]
 
 
 def _tasks(folders: list[str], role: Role, ctx: Context) -> tuple[Task, ...]:

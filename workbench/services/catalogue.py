@@ -6,7 +6,7 @@ from functools import cache
 
 from workbench.core.params import fields_of
 from workbench.core.values import Role, Task
-from workbench.learn.registry import algorithms, backbones
+from workbench.learn.registry import algorithms, backbone, backbones
 from workbench.services.download import weights_path
 from workbench.services.requests import AlgorithmRow, BackboneRow, Catalogue, Recommendation
 from workbench.services.weights import host_of
@@ -22,23 +22,29 @@ def _parameters(key: str) -> int:
 
 def catalogue() -> Catalogue:
     """Everything the Train form and the lists of the command line are generated from."""
-    rows = []
-    for key, info in backbones().items():
-        p = info.pretrained
-        rows.append(
-            BackboneRow(
-                key,
-                info.title,
-                _parameters(key),
-                info.input,
-                info.recommended_size,
-                p.size_bytes if p else 0,
-                p.licence if p else "",
-                host_of(p) if p else "",
-                bool(p) and weights_path(key).exists(),
-            )
-        )
-    return Catalogue(tuple(AlgorithmRow(a.info, fields_of(a.Params)) for a in algorithms().values()), tuple(rows))
+    forms = tuple(AlgorithmRow(a.info, fields_of(a.Params)) for a in algorithms().values())
+    return Catalogue(forms, tuple(backbone_row(key) for key in backbones()))
+
+
+def backbone_row(key: str) -> BackboneRow:
+    """One backbone; only what it needs itself is loaded.
+
+    Raises:
+        WorkbenchError: there is none of that name.
+    """
+    info = backbone(key)
+    p = info.pretrained
+    return BackboneRow(
+        key,
+        info.title,
+        _parameters(key),
+        info.input,
+        info.recommended_size,
+        p.size_bytes if p else 0,
+        p.licence if p else "",
+        host_of(p) if p else "",
+        bool(p) and weights_path(key).exists(),
+    )
 
 
 def recommend(tasks: tuple[Task, ...]) -> tuple[Recommendation, ...]:

@@ -15,6 +15,7 @@ from workbench.services.requests import (
     AdaptRequest,
     Applied,
     ApplyRequest,
+    BackboneRow,
     Catalogue,
     DeviceRow,
     Evaluated,
@@ -46,6 +47,14 @@ def catalogue(ctx: Context) -> Catalogue:
     from workbench.services.catalogue import catalogue as run
 
     return run()
+
+
+def backbone(key: str, ctx: Context) -> BackboneRow:
+    """One backbone of the catalogue; the others' libraries are not loaded for it."""
+    load_runtime(ctx)
+    from workbench.services.catalogue import backbone_row as run
+
+    return run(key)
 
 
 def recommend(tasks: ScanResult, ctx: Context) -> tuple[Recommendation, ...]:
