@@ -21,13 +21,14 @@ from PySide6.QtGui import (
     QWindow,
 )
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication, QMenu, QWidget
+from PySide6.QtWidgets import QApplication, QMenu, QScrollArea, QWidget
 
 from workbench.ui.main_window import MainWindow
 from workbench.ui.widgets.dialogs import BugDialog
 
 _POLL_MS = 15
 _QUIET_S = 0.25
+_MOST_NOTCHES = 60
 _LEFT = Qt.MouseButton.LeftButton
 _PLAIN = Qt.KeyboardModifier.NoModifier
 _COPY = Qt.DropAction.CopyAction
@@ -104,6 +105,7 @@ class Hands(QObject):
     # ---- mouse -----------------------------------------------------------------------------------
     def click(self, widget: QWidget, at: QPoint | None = None, modifiers: Qt.KeyboardModifier = _PLAIN) -> None:
         """Click a widget, in its middle if not told where."""
+        self._scroll_to(widget)
         handle, place = self._place(widget, at)
         QTest.mouseMove(handle, place)
         QTest.mouseClick(handle, _LEFT, modifiers, place)
@@ -120,6 +122,23 @@ class Hands(QObject):
         handle, place = self._place(widget, None)
         QTest.wheelEvent(handle, QPointF(place), QPoint(0, 120 * notches))
         self._turn()
+
+    def _scroll_to(self, widget: QWidget) -> None:
+        """Turn the wheel until a widget that lies in a scrolling area is in its view."""
+        area = widget.parentWidget()
+        while area is not None and not isinstance(area, QScrollArea):
+            area = area.parentWidget()
+        if area is None:
+            return
+        view = area.viewport()
+        for _ in range(_MOST_NOTCHES):
+            top = widget.mapTo(view, QPoint(0, 0)).y()
+            if top >= 0 and top + widget.height() <= view.height():
+                return
+            before = area.verticalScrollBar().value()
+            self.wheel(view, 1 if top < 0 else -1)
+            if area.verticalScrollBar().value() == before:
+                return
 
     def choose(self, menu: QMenu, action: QAction) -> None:
         """Click an entry of an open menu."""
