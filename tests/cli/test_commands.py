@@ -252,3 +252,11 @@ def test_the_window_without_a_screen_says_so() -> None:
     assert "workbench demo" in done.stderr
     assert "workbench tour" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_mistyped_command_makes_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["bogus", "--json"])
+    assert stopped.value.code == 2
+    assert not list(tmp_path.iterdir())
