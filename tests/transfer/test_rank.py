@@ -168,3 +168,12 @@ def test_paired_gain() -> None:
     assert paired_gain([1.0], [0.5]) == (0.5, math.inf)
     with pytest.raises(ValueError):
         choose([], 1)
+
+
+def test_the_reason_does_not_say_best_of_what_is_only_most_similar() -> None:
+    near = Option(EntryId("near"), "near", (("letters", 0.9),), (1.0, 0.8, 0.9, 0.9))
+    far = Option(EntryId("far"), "far", (("photographs", 0.1),), (0.95, 0.85, 0.85, 0.9))
+    candidates, reason = choose([near, far], 2)
+    assert candidates[0].entry == "near"
+    assert "does best" not in reason
+    assert "far has the lower loss" in reason

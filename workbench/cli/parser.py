@@ -244,9 +244,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = build()
     first = arguments[0] if arguments else ""
     if first not in NAMES and first not in {"-h", "--help"}:
-        near = difflib.get_close_matches(first, NAMES, 1, 0.75)
-        if near and not Path(first).exists():
-            parser.error(f"there is neither a command nor a project called {first!r}; did you mean {near[0]!r}?")
+        # a plain word that is not there is a slip of the pen, and must not make a project of that name
+        if first and not first.startswith("-") and not {"/", "\\"} & set(first) and not Path(first).exists():
+            near = difflib.get_close_matches(first, NAMES, 1, 0.6)
+            advice = f"did you mean {near[0]!r}?" if near else f"for a new project give a path, such as ./{first}"
+            parser.error(f"there is neither a command nor a project called {first!r}; {advice}")
         arguments.insert(0, "window")
     return parser.parse_args(arguments)
 

@@ -136,10 +136,7 @@ def _gate(options: Sequence[Option], scores: Sequence[float], default: int) -> t
     source = options[default].nearest[0]
     like = f" ({source} resembles your pictures most)" if source else ""
     if best == default or a is None or b is None or len(a) != len(b):
-        tried = (
-            "" if a is None else f" and does best on your {len(a)} examples left out in turn" if best == default else ""
-        )
-        return default, f"{_capital(name)}: most similar{like}{tried}."
+        return default, f"{_capital(name)}: most similar{like}{_tried(options, default)}."
     gain, error = paired_gain(a, b)
     if gain > error:
         return best, (
@@ -150,6 +147,18 @@ def _gate(options: Sequence[Option], scores: Sequence[float], default: int) -> t
         f"{_capital(name)}: most similar{like}; {other} looked better on your {len(a)} examples, "
         f"but not by more than chance explains."
     )
+
+
+def _tried(options: Sequence[Option], default: int) -> str:
+    """How the most similar option did on the examples, beside the others."""
+    losses = [o.loss if o.loss is not None else math.inf for o in options]
+    if losses[default] == math.inf:
+        return ""
+    n = len(options[default].loo_losses or ())
+    if losses[default] <= min(losses):
+        return f" and does best on your {n} examples left out in turn"
+    other = _phrase(options[losses.index(min(losses))])
+    return f"; {other} has the lower loss on your {n} examples left out in turn, but not by enough to outweigh that"
 
 
 def _phrase(option: Option) -> str:

@@ -42,7 +42,7 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, norm, registry, supervised
+from workbench.learn import functional, heads, inner, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -173,11 +173,7 @@ class MetaSGD:
     def pretrain(self, s: State, batch: Labelled, ctx: Context) -> StepResult:
         """The loss of the classifier over all classes of all sources."""
         ctx.check()
-        with norm.batch_statistics() as seen:
-            features = functional.call(self.network, functional.under(s.learned), {}, batch.x)
-        loss, accuracy = supervised.classified(s.learned, features, batch, self.setting.classes_per_source)
-        memory = functional.named(norm.running_average(functional.under(s.memory), seen))
-        return StepResult(loss=loss, memory=memory, metrics={"loss": float(loss.detach()), "accuracy": accuracy})
+        return supervised.step(self.network, s, batch, self.setting.classes_per_source)
 
     def meta_learn(self, s: State, batch: Episodes, ctx: Context) -> StepResult:
         """Mean gradient over the tasks, for ``theta`` and ``alpha`` alike."""
