@@ -25,7 +25,11 @@ from workbench.learn.protocol import Adapted, At, Phase, Setting, SourceSummary,
 WAYS = 5
 QUICK = {"inner_steps": 3, "test_steps": 4, "inner_batch": 10, "lr": 0.01}
 """Hyperparameters that make a case a matter of seconds, where an algorithm has them."""
-QUICK_BY_KEY = {"reptile": {"inner_lr": 0.01, "inner_steps": 6}, "maml++": {"inner_lr": 0.05}}
+QUICK_BY_KEY = {
+    "reptile": {"inner_lr": 0.01, "inner_steps": 6},
+    "maml++": {"inner_lr": 0.05},
+    "mtl": {"inner_lr": 0.3, "factor_lr": 0.01},
+}
 GAIN = {"boil-textbook": 0.04, "cavia-textbook": None}
 """Where less is learnt of the toy task, or nothing: rows that stay, and one convolution alone, or the gains of its
 eight channels, to turn the features of any five classes towards them."""

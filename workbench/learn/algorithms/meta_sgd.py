@@ -120,7 +120,7 @@ class MetaSGD:
             help="Its start and its learning rate, as a part of those of the head's alpha; 0.01 to 0.1 is careful.",
         )
         pretraining: float = param(
-            0.3,
+            0.5,
             low=0.05,
             high=0.95,
             step=0.05,
@@ -148,7 +148,8 @@ class MetaSGD:
         careful = Phase("episodes", share=1 - share, tasks_per_step=p.tasks, lr=rates, clip=10.0)
         if not share:
             return (careful,)
-        return (Phase(PRETRAINING, "batches", share=share, lr={"trunk.": p.lr, supervised.CLASSIFIER: p.lr}), careful)
+        plain = {"trunk.": p.lr, supervised.CLASSIFIER: p.lr}
+        return (Phase(PRETRAINING, "batches", share=share, lr=plain, batch_size=128), careful)
 
     def init(self, gen: Generator) -> State:
         """Trunk, head (``head.*`` or ``scale``), ``alpha.*`` for each adapted parameter, and a classifier to drop."""

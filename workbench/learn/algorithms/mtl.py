@@ -39,7 +39,7 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, registry, supervised
+from workbench.learn import functional, heads, inner, norm, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -152,7 +152,8 @@ class MTL:
         )
         if not share:
             return (meta,)
-        return (Phase(PRETRAINING, "batches", share=share, lr={"trunk.": p.lr, supervised.CLASSIFIER: p.lr}), meta)
+        plain = {"trunk.": p.lr, supervised.CLASSIFIER: p.lr}
+        return (Phase(PRETRAINING, "batches", share=share, lr=plain, batch_size=128), meta)
 
     def init(self, gen: Generator) -> State:
         """Trunk, head (``head.*`` or ``scale``), factors at 1, offsets at 0, and a classifier to drop."""
@@ -227,8 +228,10 @@ class MTL:
             if f"{path}.bias" in out:
                 out[f"{path}.bias"] = out[f"{path}.bias"] + offset
             elif behind is not None:
-                eps = float(self.network.get_submodule(behind).eps)
-                gain = out[f"{behind}.weight"] * torch.rsqrt(memory[f"{functional.TRUNK}{behind}.running_var"] + eps)
+                layer = self.network.get_submodule(behind)
+                assert isinstance(layer, norm.Norm2d)
+                spread = torch.rsqrt(memory[f"{functional.TRUNK}{behind}.running_var"] + layer.eps)
+                gain = out[f"{behind}.weight"] * spread
                 out[f"{behind}.bias"] = out[f"{behind}.bias"] + offset * gain
         return out
 
@@ -324,24 +327,24 @@ def hard_task(
     if len(picked) < (2 if ways is None else ways):
         return None
     parts: dict[str, list[Tensor]] = {n: [] for n in ("support_x", "support_y", "query_x", "query_y")}
-    ids: dict[str, list[Tensor]] = {"support": [], "query": []}
     for label, (_, (i, c)) in enumerate(picked):
         e = episodes[i]
         s, q = e.support_y == c, e.query_y == c
         x = torch.cat([e.support_x[s], e.query_x[q]])
-        rows = torch.cat([e.support_ids[s.cpu()], e.query_ids[q.cpu()]])
         order = torch.randperm(len(x), generator=gen)
         shots = int(s.sum())
         for name, some in (("support", order[:shots]), ("query", order[shots:])):
             parts[f"{name}_x"].append(x[some.to(x.device)])
             parts[f"{name}_y"].append(e.query_y.new_full((len(some),), label))
-            ids[name].append(rows[some])
+    joined = {n: torch.cat(t) for n, t in parts.items()}
+    shown, asked = len(joined["support_y"]), len(joined["query_y"])
+    # the task lives in this step alone: its pictures need numbers that differ, and no more
     return replace(
         episodes[0],
-        **{n: torch.cat(t) for n, t in parts.items()},
+        **joined,
         ways=len(picked),
         class_names=tuple(name for (_, name), _ in picked),
         task="hard classes",
-        support_ids=torch.cat(ids["support"]),
-        query_ids=torch.cat(ids["query"]),
+        support_ids=torch.arange(shown),
+        query_ids=torch.arange(shown, shown + asked),
     )
