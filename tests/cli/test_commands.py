@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,15 @@ OTHER = paths.samples() / "alphabets" / "Venkora"
 TEACH = paths.samples() / "teach" / "characters"
 TRAIN = ["train", str(ALPHABET), "--algorithm", "protonet", "--ways", "3", "--shots", "1-2", "--queries", "3"]
 TRAIN += ["--episodes", "6", "--image-size", "28", "--channels", "grey"]
+
+# the keys that stay, and what stands in them; more may be added
+TRAINED = {"entry", "path", "run", "algorithm", "backbone", "device", "seed", "episodes", "across_tasks", "seconds"}
+TRAINED |= {"validation"}
+EVALUATED = {"entry", "algorithm", "ways", "shots", "queries", "episodes", "across_tasks", "seed", "accuracy", "ci95"}
+EVALUATED |= {"episodes_sha256", "transductive", "seconds_per_task"}
+EXPORT = {"format", "files", "verified", "images_checked", "top1_agreement", "max_relative_logit_difference"}
+EXPORT |= {"max_probability_difference"}
+KNOWN = {"entry", "name", "algorithm", "backbone", "sources", "metrics", "similarity"}
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -69,6 +79,8 @@ def test_tasks_lists_what_would_be_loaded(capsys: pytest.CaptureFixture[str], tm
 def test_train_prints_the_entry(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, done = run(capsys, *TRAIN, "--project", str(tmp_path), "--seed", "3")
     assert code == 0
+    assert set(done) >= TRAINED
+    assert set(done["validation"]) >= {"kind", "accuracy", "ci95"}
     assert done["algorithm"] == "protonet"
     assert done["episodes"] == 6
     assert done["seed"] == 3
@@ -79,6 +91,7 @@ def test_train_prints_the_entry(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert (tmp_path / "runs" / done["run"]).is_dir()
     code, shown = run(capsys, "knowledge", "show", done["entry"], "--project", str(tmp_path))
     assert code == 0
+    assert set(shown) >= KNOWN
     assert shown["provenance"]["episodes"] == 6
 
 
@@ -107,6 +120,7 @@ def test_evaluate_and_compare_use_the_same_frozen_episodes(capsys: pytest.Captur
     asked = ["--ways", "3", "--shots", "2", "--queries", "3", "--episodes", "20", "--project", str(project)]
     code, one = run(capsys, "evaluate", "first", str(OTHER), *asked)
     assert code == 0
+    assert set(one) >= EVALUATED
     assert one["episodes"] == 20
     assert one["transductive"] is False
     assert one["ci95"] > 0
@@ -115,6 +129,7 @@ def test_evaluate_and_compare_use_the_same_frozen_episodes(capsys: pytest.Captur
     assert [r["episodes_sha256"] for r in both["rows"]] == [one["episodes_sha256"]] * 2
     assert both["rows"][0]["accuracy"] == pytest.approx(one["accuracy"])
     (pair,) = both["pairs"]
+    assert set(pair) >= {"a", "b", "difference", "ci95"}
     assert pair["difference"] == pytest.approx(both["rows"][0]["accuracy"] - both["rows"][1]["accuracy"])
 
 
@@ -122,6 +137,10 @@ def test_adapt_says_what_was_chosen(capsys: pytest.CaptureFixture[str], project:
     out = tmp_path / "m"
     code, done = run(capsys, "adapt", "auto", str(TEACH / "support"), "--out", str(out), "--project", str(project))
     assert code == 0
+    assert set(done) >= {"model", "classes", "chosen", "estimate", "seconds"}
+    assert set(done["chosen"]) >= {"entry", "strategy", "weights", "reason"}
+    assert all(set(w) >= {"entry", "weight"} for w in done["chosen"]["weights"])
+    assert done["problems"] == []
     assert done["classes"] == sorted(p.name for p in (TEACH / "support").iterdir())
     assert sum(w["weight"] for w in done["chosen"]["weights"]) == pytest.approx(1)
     assert done["chosen"]["reason"]
@@ -154,6 +173,8 @@ def test_predict_ranks_classes_and_writes_a_table(
     asked = [str(TEACH / "query"), str(bad), "--csv", str(table), "--copy-to", str(tmp_path / "sorted")]
     code, done = run(capsys, "predict", str(model), *asked, "--project", str(project))
     assert code == 0
+    assert set(done) >= {"model", "predictions", "problems"}
+    assert all(set(p) >= {"image", "ranked", "rejected", "nearest"} for p in done["predictions"])
     assert len(done["predictions"]) == 50
     for p in done["predictions"]:
         assert sum(r["probability"] for r in p["ranked"]) + p["none_of_these"] == pytest.approx(1, abs=1e-5)
@@ -169,21 +190,55 @@ def test_predict_ranks_classes_and_writes_a_table(
     assert sum(1 for _ in (TEACH / "query").rglob("*.png")) == 50, "originals stay"
 
 
-def test_export_verifies(capsys: pytest.CaptureFixture[str], project: Path, model: Path, tmp_path: Path) -> None:
-    asked = ["--format", "onnx", "--out", str(tmp_path / "out"), "--project", str(project)]
+def test_a_bundle_opens_predicts_and_exports_elsewhere(
+    capsys: pytest.CaptureFixture[str], project: Path, model: Path, tmp_path: Path
+) -> None:
+    asked = ["--format", "bundle", "--out", str(tmp_path / "out"), "--project", str(project)]
     code, done = run(capsys, "export", str(model), *asked)
     assert code == 0
+    assert set(done) >= EXPORT
     assert done["verified"] is True
     assert done["images_checked"] == 25
+    assert done["top1_agreement"] == 1.0
     assert done["max_relative_logit_difference"] <= 1e-5
     assert done["max_probability_difference"] <= 5e-4
-    assert all(Path(f).is_file() for f in done["files"])
+    (bundle,) = (Path(f) for f in done["files"])
+    # elsewhere: another project that knows nothing of it
+    asked = [str(TEACH / "query"), "--project", str(tmp_path / "elsewhere")]
+    code, there = run(capsys, "predict", str(bundle), *asked)
+    assert code == 0
+    _, here = run(capsys, "predict", str(model), *asked)
+    for a, b in zip(here["predictions"], there["predictions"], strict=True):
+        assert [r["class"] for r in a["ranked"]] == [r["class"] for r in b["ranked"]]
+        assert a["none_of_these"] == pytest.approx(b["none_of_these"], abs=1e-6)
+        assert [n["image"] for n in a["nearest"]] == [n["image"] for n in b["nearest"]]
+    asked = ["--format", "safetensors", "--out", str(tmp_path / "again"), "--project", str(tmp_path / "elsewhere")]
+    code, again = run(capsys, "export", str(bundle), *asked)
+    assert code == 0
+    assert again["verified"] is True
+    assert again["images_checked"] == 25, "its thumbnails travel with it"
+
+
+def test_a_damaged_entry_is_listed_and_hinders_nothing(
+    capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(project / "knowledge", tmp_path / "p" / "knowledge")).parent
+    first = min(copy.glob("knowledge/*/entry.json"))
+    first.write_bytes(first.read_bytes()[:-20])
+    code, listed = run(capsys, "knowledge", "list", "--project", str(copy))
+    assert code == 0
+    assert [Path(p["path"]).name for p in listed["problems"]] == [first.parent.name]
+    asked = ["--out", str(tmp_path / "m"), "--project", str(copy)]
+    code, done = run(capsys, "adapt", "auto", str(TEACH / "support"), *asked)
+    assert code == 0
+    assert first.parent.name in {Path(p["path"]).name for p in done["problems"]}
 
 
 def test_knowledge_list_and_similar(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     code, listed = run(capsys, "knowledge", "list", "--project", str(project))
     assert code == 0
     assert {"first", "second"} <= {e["name"] for e in listed["entries"]}
+    assert all(set(e) >= KNOWN for e in listed["entries"])
     assert all(e["similarity"] is None for e in listed["entries"])
     code, near = run(capsys, "knowledge", "similar", str(OTHER), "--project", str(project))
     assert code == 0
@@ -205,11 +260,19 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert found["devices"][0]["key"] == "cpu"
     assert found["devices"][0]["images_per_second"] > 0
+    assert set(found["devices"][0]) >= {"key", "name", "usable", "images_per_second", "agrees_with_cpu", "note"}
+    code, found = run(capsys, "doctor")
+    assert code in {0, 1}
+    assert all(set(c) >= {"name", "ok", "found", "advice"} for c in found["checks"])
 
 
 def test_refusals_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for arguments in (
         ["tasks", str(tmp_path / "nothing")],
+        ["adapt", "nobody", str(TEACH / "support"), "--out", str(tmp_path / "m"), "--project", str(tmp_path)],
+        ["adapt", "auto", str(TEACH / "support" / "none"), "--out", str(tmp_path / "m"), "--project", str(tmp_path)],
+        [*TRAIN, "--project", str(tmp_path), "--download"],
+        ["knowledge", "show", "nobody", "--project", str(tmp_path)],
         ["evaluate", "nobody", str(OTHER), "--project", str(tmp_path)],
         ["predict", str(tmp_path / "no.model"), str(OTHER), "--project", str(tmp_path)],
         ["export", str(tmp_path), "--format", "onnx", "--out", str(tmp_path / "o"), "--project", str(tmp_path)],
@@ -218,12 +281,14 @@ def test_refusals_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         [*TRAIN, "--project", str(tmp_path), "--set", "lr=fast"],
         [*TRAIN, "--project", str(tmp_path), "--device", "cuda:7"],
     ):
-        capsys.readouterr()
-        assert main(arguments) == 1, arguments
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.strip().endswith("."), said.err
-        assert "Traceback" not in said.err
+        for as_json in ([], ["--json"]):
+            capsys.readouterr()
+            assert main([*arguments, *as_json]) == 1, arguments
+            said = capsys.readouterr()
+            assert said.err.strip().endswith("."), said.err
+            assert "Traceback" not in said.err
+            message = said.err.strip().splitlines()[-1]
+            assert [json.loads(line) for line in said.out.splitlines()] == ([{"error": message}] if as_json else [])
 
 
 @pytest.mark.parametrize("arguments", [["train"], ["predict"], ["train", "x", "--algorithm", "a"], ["tasks", "--no"]])

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tests.services.conftest import STEPS, quick
 from tests.services.material import folder, request, task
 from tests.services.test_download import Server
+from workbench.__main__ import main
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, NotFiniteError, WorkbenchError
 from workbench.core.params import values_of
@@ -394,6 +395,17 @@ class TestPretrained:
         assert preparing.prepare(asked, tmp_path, Context()).preprocess.mean == (0.485, 0.456, 0.406)
         grey = preparing.prepare(replace(asked, channels="grey"), tmp_path, Context())
         assert grey.preprocess.mean == (pytest.approx(0.449),)
+
+    def test_the_command_line_names_what_it_fetches(self, published, pictures, tmp_path, capsys) -> None:
+        asked = ["train", str(pictures / "source"), "--algorithm", "ridge", "--backbone", "conv4-32", "--ways", "3"]
+        asked += ["--episodes", "1", "--image-size", "16", "--project", str(tmp_path), "--download", "--json"]
+        for _ in range(2):
+            assert main(asked) == 0
+        said = capsys.readouterr()
+        assert said.err.count("Fetching the weights of") == 1
+        assert "MIT, from 127.0.0.1" in said.err
+        assert len(published.requests) == 1
+        assert len(said.out.splitlines()) == 2
 
     def test_another_file_than_was_published_is_refused(self, published, source, tmp_path) -> None:
         published.data = published.data[:-1] + b"\x01"

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QCoreApplication, QEvent, QThread, QTimer
 from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
 from shiboken6 import Shiboken
 
 from workbench.core.teach import Edit, TeachTask, apply
 from workbench.core.values import Problem, Task
 from workbench.ui import theme
 from workbench.ui.state import AppState
+
+PATIENCE_MS = 60_000
 
 
 class FakeProject:
@@ -104,6 +107,18 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         drain()
         left = _running()
     assert not left, f"left running: {left}"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits last as long as a busy machine needs; a condition that holds is still noticed at once."""
+    for name in ("waitUntil", "waitSignal", "waitSignals"):
+        original = getattr(QtBot, name)
+
+        def wait(self, *args, _original=original, timeout=0, **more):
+            return _original(self, *args, timeout=max(timeout, PATIENCE_MS), **more)
+
+        monkeypatch.setattr(QtBot, name, wait)
 
 
 def _running() -> list[str]:

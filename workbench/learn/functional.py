@@ -160,6 +160,20 @@ def frozen(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     return network.eval()
 
 
+def convolutions(module: nn.Module) -> dict[str, str | None]:
+    """The path of each convolution, and of the :class:`Norm2d` right behind it among its parent's children, if any."""
+    found: dict[str, str | None] = {}
+    for path, parent in module.named_modules():
+        dot, before = f"{path}." if path else "", ""
+        for name, part in parent.named_children():
+            if isinstance(part, nn.Conv2d):
+                found[dot + name] = None
+            elif isinstance(part, Norm2d) and before in found:
+                found[before] = dot + name
+            before = dot + name
+    return found
+
+
 def _fold(conv: nn.Conv2d, values: Tensors, conv_name: str, norm_name: str, eps: float) -> None:
     """Replace a layer's values by those that convolve and normalise in one: ``w g``, ``(b - m) g + beta``."""
     mean, var = values.pop(f"{norm_name}.running_mean"), values.pop(f"{norm_name}.running_var")

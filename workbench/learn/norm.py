@@ -139,6 +139,11 @@ def running_average(
     return moved
 
 
+def detached(statistics: Mapping[str, Moments]) -> Statistics:
+    """The same statistics without a graph."""
+    return {path: Moments(m.mean.detach(), m.var.detach(), m.values) for path, m in statistics.items()}
+
+
 def as_buffers(statistics: Mapping[str, Moments]) -> dict[str, Tensor]:
     """Statistics as the running buffers of a frozen network that normalises with exactly them (biased variance)."""
     out = {}

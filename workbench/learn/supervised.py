@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from workbench.learn.protocol import State, Tensors
+from workbench.learn import functional, norm
+from workbench.learn.protocol import State, StepResult, Tensors
 
 if TYPE_CHECKING:
     from workbench.data.episodes import Labelled
@@ -53,6 +54,26 @@ def classified(
     logits = F.linear(features, learned[CLASSIFIER + "weight"], learned[CLASSIFIER + "bias"])
     y = rows_of(batch, classes_per_source)
     return F.cross_entropy(logits, y), float((logits.detach().argmax(1) == y).float().mean())
+
+
+def step(network: nn.Module, s: State, batch: Labelled, classes_per_source: Sequence[int]) -> StepResult:
+    """One step of plain training: the loss of the classifier on a trunk's features; the running averages move on.
+
+    Args:
+        network: the trunk's skeleton.
+        s: holds ``trunk.*`` and a classifier.
+        batch: pictures of any sources.
+        classes_per_source: as the classifier was made for.
+
+    Raises:
+        ValueError: the state has no classifier.
+    """
+    with norm.batch_statistics() as seen:
+        features = functional.call(network, functional.under(s.learned), {}, batch.x)
+    loss, accuracy = classified(s.learned, features, batch, classes_per_source)
+    buffers = norm.running_average(functional.under(s.memory), seen)
+    metrics = {"loss": float(loss.detach()), "accuracy": accuracy}
+    return StepResult(loss=loss, memory={**s.memory, **functional.named(buffers)}, metrics=metrics)
 
 
 def dropped(s: State) -> State:

@@ -42,7 +42,7 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, norm, registry, supervised
+from workbench.learn import functional, heads, inner, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -120,7 +120,7 @@ class MetaSGD:
             help="Its start and its learning rate, as a part of those of the head's alpha; 0.01 to 0.1 is careful.",
         )
         pretraining: float = param(
-            0.3,
+            0.5,
             low=0.05,
             high=0.95,
             step=0.05,
@@ -148,7 +148,8 @@ class MetaSGD:
         careful = Phase("episodes", share=1 - share, tasks_per_step=p.tasks, lr=rates, clip=10.0)
         if not share:
             return (careful,)
-        return (Phase(PRETRAINING, "batches", share=share, lr={"trunk.": p.lr, supervised.CLASSIFIER: p.lr}), careful)
+        plain = {"trunk.": p.lr, supervised.CLASSIFIER: p.lr}
+        return (Phase(PRETRAINING, "batches", share=share, lr=plain, batch_size=128), careful)
 
     def init(self, gen: Generator) -> State:
         """Trunk, head (``head.*`` or ``scale``), ``alpha.*`` for each adapted parameter, and a classifier to drop."""
@@ -173,11 +174,7 @@ class MetaSGD:
     def pretrain(self, s: State, batch: Labelled, ctx: Context) -> StepResult:
         """The loss of the classifier over all classes of all sources."""
         ctx.check()
-        with norm.batch_statistics() as seen:
-            features = functional.call(self.network, functional.under(s.learned), {}, batch.x)
-        loss, accuracy = supervised.classified(s.learned, features, batch, self.setting.classes_per_source)
-        memory = functional.named(norm.running_average(functional.under(s.memory), seen))
-        return StepResult(loss=loss, memory=memory, metrics={"loss": float(loss.detach()), "accuracy": accuracy})
+        return supervised.step(self.network, s, batch, self.setting.classes_per_source)
 
     def meta_learn(self, s: State, batch: Episodes, ctx: Context) -> StepResult:
         """Mean gradient over the tasks, for ``theta`` and ``alpha`` alike."""
