@@ -192,6 +192,29 @@ class TestPhases:
         assert out.episodes == 10
         assert out.state.learned["scale"] == 21
 
+    def test_what_is_validated_and_kept_is_finished_and_the_phase_goes_on_without_it(self):
+        class Marks(ToyProto):
+            def step(self, s, batch, at, ctx):
+                assert "finished" not in s.memory
+                if at.step == self.p.explode_at:
+                    ctx.cancel()
+                    ctx.check()
+                return dataclasses.replace(super().step(s, batch, at, ctx), memory=dict(s.memory))
+
+            def finish(self, s, phase, ctx):
+                ctx.check()
+                return State(s.learned, {**s.memory, "finished": torch.tensor(phase.name == "episodes")})
+
+            def adapt(self, s, *args, **kwargs):
+                assert s.memory["finished"]
+                return super().adapt(s, *args, **kwargs)
+
+        for stop, validation in ((-1, True), (12, True), (12, False)):
+            algorithm = Marks(Marks.Params(explode_at=stop))
+            out = go(plan(20, validate_every=0.2), algorithm, validation=validation)
+            assert out.stopped == (stop > 0)
+            assert out.state.memory["finished"]
+
     @pytest.mark.parametrize("stream", ["batches", "per_source", "mixed"])
     def test_supervised_streams(self, stream):
         seen = []

@@ -102,6 +102,8 @@ def train(
     if tested is None and best is not None:
         tested = Validation(plan.validation_kind, best.accuracy, best.ci95, best.tested)
     kept = run.state if run.best is None else run.best
+    if run.best is None and at.phase < len(phases):
+        kept = algorithm.finish(kept, phases[at.phase], Context(seed=plan.seed))  # of its own: the job's is cancelled
     state = State(detach(kept.learned), detach(kept.memory))
     return Outcome(state, at.episodes, at.step, at.seconds, stopped, tested, tuple(log.history), note)
 
@@ -159,7 +161,7 @@ class _Job:
         self.say_progress()
         while True:
             if validator is not None and validator.due(at):
-                validator.measure(run, self.log)
+                validator.measure(run, self.log, phase)
                 self.tick()
             if self.save_is_due():
                 self.save()

@@ -182,7 +182,10 @@ class Algorithm(Protocol):
         ...
 
     def finish(self, s: State, phase: Phase, ctx: Context) -> State:
-        """After a phase: average, fold, drop a head. Default: ``s``."""
+        """After a phase: average, fold, drop a head. Default: ``s``.
+
+        Also asked of states in the midst of a phase, which are validated and may be kept; the phase goes on without it.
+        """
         ...
 
     def adapt(

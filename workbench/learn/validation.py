@@ -10,7 +10,7 @@ from workbench.data.episodes import Sampler
 from workbench.learn.checkpoint import Best, Position, Run
 from workbench.learn.evaluate import Evaluation, FrozenEpisodes, evaluate, freeze
 from workbench.learn.plan import Plan
-from workbench.learn.protocol import Algorithm, State
+from workbench.learn.protocol import Algorithm, Phase, State
 from workbench.learn.runlog import RunLog
 
 # Shares of a budget of minutes: all validations on the way, and how many; the choice between two states, each; the
@@ -42,8 +42,10 @@ class Validator:
             return at.seconds >= self._next
         return at.episodes // self._plan.every > at.validated_at // self._plan.every
 
-    def measure(self, run: Run, log: RunLog) -> None:
+    def measure(self, run: Run, log: RunLog, phase: Phase) -> None:
         """Measure the current state, and keep it if it is the best so far.
+
+        It is measured and kept as it would be if its phase ended now: what a phase needs besides is not knowledge.
 
         Raises:
             JobCancelledError: the person asked to stop; the run is as it was.
@@ -57,14 +59,15 @@ class Validator:
                 limit = self._limit(_ON_THE_WAY / _TIMES)
             self._frozen = self._freeze("validation", count)
         begun = time.monotonic()
-        found = self._test(run.state, self._frozen, limit)
+        state = self._algorithm.finish(run.state, phase, self._ctx)
+        found = self._test(state, self._frozen, limit)
         self._frozen = self._frozen.first(found.episodes)
         log.add("validation/accuracy", at.episodes, found.accuracy, at.seconds, found.ci95)
         log.add("validation/loss", at.episodes, found.loss, at.seconds)
         at.validated_at, at.stale = at.episodes, at.stale + 1
         # of equals the later one has seen more
         if at.best is None or found.accuracy >= at.best.accuracy:
-            run.best, at.stale = run.state, 0
+            run.best, at.stale = state, 0
             at.best = _best(found, at.episodes)
         took = time.monotonic() - begun
         self._next = at.seconds + took + self._pause(took)
