@@ -113,6 +113,15 @@ def ridge(x: Tensor, targets: Tensor, strength: float, weights: Tensor | None = 
     return a.T @ dual
 
 
+def unit_ridge(features: Tensor, y: Tensor, ways: int, strength: float) -> Tensor:
+    """``[N, D]``: a ridge on features of length 1 whose targets are one-hot labels, every class counting alike.
+
+    Without a bias: with every class counting alike it would be the same for all. For :class:`UnitLinearHead`.
+    """
+    x = F.normalize(features, dim=1)
+    return ridge(x, one_hot(y, ways, x), strength, balanced(y, ways, x)).T.contiguous()
+
+
 def ridge_leave_one_out(x: Tensor, targets: Tensor, strength: float, weights: Tensor | None = None) -> Tensor:
     """``[S, N]``: for each example what the ridge fitted *without it* predicts, in closed form.
 
