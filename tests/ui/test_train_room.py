@@ -586,7 +586,7 @@ def test_all_algorithms_are_listed_by_family_with_their_form(room: TrainRoom, qt
     qtbot.mouseClick(room.recommended.all, Qt.MouseButton.LeftButton)
     page = room.algorithms
     assert room.pages.currentWidget() is page
-    assert [b.text() for b in page.findChildren(QRadioButton)] == ["ProtoNet", "MAML", "Reptile"]
+    assert [b.text() for b in page.findChildren(QRadioButton)] == ["MAML", "Reptile", "ProtoNet"]
     qtbot.mouseClick(page.buttons["maml"], Qt.MouseButton.LeftButton, pos=QPoint(10, 14))
     assert room.setup.algorithm == "maml"
     entry = page.form.inputs["steps"]

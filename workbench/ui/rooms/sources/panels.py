@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from PySide6.QtCore import QRectF, Qt, QTimer
-from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
-from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QSlider, QWidget
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtWidgets import QHBoxLayout, QSlider, QWidget
 
 from workbench.core.values import Task
-from workbench.ui import icons, theme
 from workbench.ui.rooms.sources.content import Section, narrow, sections_of
 from workbench.ui.rooms.sources.grid import LARGEST, SMALLEST, USUAL, ThumbnailGrid
 from workbench.ui.rooms.sources.task_list import TaskList, counts
 from workbench.ui.rooms.sources.words import count
 from workbench.ui.widgets.controls import button, label, line
 from workbench.ui.widgets.panel import Panel
+from workbench.ui.widgets.search_field import SearchField
 from workbench.ui.widgets.strip import EmptyHint, IconLabel
 from workbench.ui.widgets.thumbs import Thumbs
 
@@ -70,25 +69,6 @@ class TasksPanel(Panel):
         self._foot.setVisible(not compact)
 
 
-class _Search(QLineEdit):
-    """A line with a magnifying glass, 28 px high."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setTextMargins(20, 0, 0, 0)
-        self.setProperty("small", "true")
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:
-        if event.key() == Qt.Key.Key_Escape and self.text():
-            self.clear()
-        else:
-            super().keyPressEvent(event)
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        super().paintEvent(event)
-        icons.draw(QPainter(self), QRectF(9, self.height() / 2 - 8, 16, 16), "search", theme.tokens().secondary)
-
-
 class PicturesPanel(Panel):
     """The pictures of a task.
 
@@ -106,10 +86,11 @@ class PicturesPanel(Panel):
         self._counts = ""
         self._compact = False
         self.body.setSpacing(0)
-        self.filter = _Search()
-        self.filter.setPlaceholderText(self.tr("Filter"))
-        self.filter.setAccessibleName(self.tr("Filter by class or file name"))
-        self.filter.setToolTip(self.tr("Words in the class or file name (Ctrl+F); Escape clears"))
+        self.filter = SearchField(
+            self.tr("Filter by class or file name"),
+            self.tr("Words in the class or file name (Ctrl+F); Escape clears"),
+            self.tr("Filter"),
+        )
         self.filter.setFixedWidth(152)
         self.zoom = QSlider(Qt.Orientation.Horizontal)
         self.zoom.setRange(SMALLEST, LARGEST)

@@ -13,9 +13,12 @@ HEIGHT = 58
 
 
 def title_of(row: Recommendation, catalogue: Catalogue | None) -> str:
-    """For example "ProtoNet" or "Ridge head on ResNet-18"; what is said of "frozen features" gives way to which."""
+    """For example "ProtoNet" or "Ridge head on ResNet-18"; what is said of "frozen features" gives way to which.
+
+    Nothing while the catalogue is not known: keys are for the command line.
+    """
     if catalogue is None:
-        return row.algorithm
+        return ""
     algorithm = next((a.info.title for a in catalogue.algorithms if a.info.key == row.algorithm), row.algorithm)
     backbone = next((b.title for b in catalogue.backbones if b.key == row.backbone), row.backbone)
     return f"{algorithm.split(' on ')[0]} on {backbone}" if row.pretrained else algorithm
@@ -24,6 +27,16 @@ def title_of(row: Recommendation, catalogue: Catalogue | None) -> str:
 def minutes_words(minutes: float) -> str:
     """For example "about 6 min"."""
     return f"about {minutes:.0f} min" if minutes >= 1 else f"about {max(1, round(minutes * 60)):d} s"
+
+
+def reason_lines(reason: str, metrics: QFontMetrics, width: int) -> tuple[str, ...]:
+    """The reason in one line, or in two where it is too long for one; the second is elided if need be."""
+    if metrics.horizontalAdvance(reason) <= width:
+        return (reason,)
+    words = reason.split()
+    fit = max((n for n in range(1, len(words)) if metrics.horizontalAdvance(" ".join(words[:n])) <= width), default=1)
+    rest = metrics.elidedText(" ".join(words[fit:]), Qt.TextElideMode.ElideRight, width)
+    return metrics.elidedText(" ".join(words[:fit]), Qt.TextElideMode.ElideRight, width), rest
 
 
 class ChoiceCard(QRadioButton):
@@ -64,6 +77,10 @@ class ChoiceCard(QRadioButton):
         """The whole card is the button."""
         return True
 
+    def takes_two_lines(self) -> bool:
+        """Whether the reason is too long for one line."""
+        return QFontMetrics(theme.font("caption")).horizontalAdvance(self.reason) > self.width() - 50
+
     def paintEvent(self, _event: QPaintEvent) -> None:
         """Card, radio circle, title, time, reason."""
         t = theme.tokens()
@@ -76,16 +93,19 @@ class ChoiceCard(QRadioButton):
         p.setPen(QPen(QColor(edge), 1))
         p.setBrush(QColor(t.accent_soft if self.isChecked() else t.raised))
         p.drawRoundedRect(box, 8, 8)
-        self._radio(p, QPointF(21, 21), enabled)
         left, right = 38, self.width() - 12
-        strong, caption, body = theme.font("strong"), theme.font("caption"), theme.font("caption")
+        strong, caption = theme.font("strong"), theme.font("caption")
+        parent = self.parentWidget()
+        beside = [self] if parent is None else parent.findChildren(ChoiceCard)
+        top = 5 if any(card.takes_two_lines() for card in beside) else 11  # titles of one row stand in line
+        self._radio(p, QPointF(21, top + 10), enabled)
         aside = QFontMetrics(caption).horizontalAdvance(self.aside)
         shows_aside = right - left - aside > 90
         p.setFont(caption)
         p.setPen(QColor(t.secondary if enabled else t.disabled))
         if shows_aside:
             p.drawText(
-                QRect(left, 11, right - left, 20),
+                QRect(left, top, right - left, 20),
                 Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter,
                 self.aside,
             )
@@ -93,14 +113,14 @@ class ChoiceCard(QRadioButton):
         p.setPen(QColor(t.text if enabled else t.disabled))
         room = right - left - (aside + 8 if shows_aside else 0)
         p.drawText(
-            QRect(left, 11, room, 20),
+            QRect(left, top, room, 20),
             Qt.AlignmentFlag.AlignVCenter,
             QFontMetrics(strong).elidedText(self.title, Qt.TextElideMode.ElideRight, room),
         )
-        p.setFont(body)
+        p.setFont(caption)
         p.setPen(QColor(t.secondary if enabled else t.disabled))
-        text = QFontMetrics(body).elidedText(self.reason, Qt.TextElideMode.ElideRight, right - left)
-        p.drawText(QRect(left, 30, right - left, 18), Qt.AlignmentFlag.AlignVCenter, text)
+        for at, text in enumerate(reason_lines(self.reason, QFontMetrics(caption), right - left)):
+            p.drawText(QRect(left, top + 19 + 15 * at, right - left, 18), Qt.AlignmentFlag.AlignVCenter, text)
 
     def _radio(self, p: QPainter, centre: QPointF, enabled: bool) -> None:
         t = theme.tokens()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import QPoint, QRect, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFontMetrics, QKeyEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QKeyEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractButton, QFrame, QSizePolicy, QVBoxLayout, QWidget
 from shiboken6 import Shiboken
 
@@ -13,6 +13,7 @@ from workbench.ui import icons, theme
 from workbench.ui.widgets.controls import label
 
 _PAD, _GAP = 8, 8
+_HIGH, _STACKED = 28, 40
 
 
 class SetupChip(QAbstractButton):
@@ -30,7 +31,7 @@ class SetupChip(QAbstractButton):
         self.setAttribute(Qt.WidgetAttribute.WA_Hover)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        self.setFixedHeight(28)
+        self.setFixedHeight(_HIGH)
         self.clicked.connect(self.open)
 
     def show_value(self, value: str, reason: str = "") -> None:
@@ -50,20 +51,26 @@ class SetupChip(QAbstractButton):
         self.update()
 
     def set_narrow(self, narrow: bool) -> None:
-        """Only the value, for narrow windows."""
+        """The label above the value instead of before it, for narrow windows."""
         self.narrow = narrow
+        self.setFixedHeight(_STACKED if narrow else _HIGH)
         self.updateGeometry()
         self.update()
 
     def sizeHint(self) -> QSize:
         """Label and value."""
-        body, name = QFontMetrics(theme.font("body")), QFontMetrics(theme.font("name"))
-        width = 2 * _PAD + name.horizontalAdvance(self.value) + (20 if self.reason else 0)
-        return QSize(width + (0 if self.narrow else body.horizontalAdvance(self.name) + _GAP), 28)
+        value = QFontMetrics(theme.font("name")).horizontalAdvance(self.value) + (20 if self.reason else 0)
+        label_ = QFontMetrics(self._label_font()).horizontalAdvance(self.name)
+        wide = max(value, label_) if self.narrow else label_ + _GAP + value
+        return QSize(2 * _PAD + wide, self.height())
 
     def minimumSizeHint(self) -> QSize:
-        """The value may be elided."""
-        return QSize(44, 28)
+        """The value may be elided, the label above it not."""
+        label_ = QFontMetrics(self._label_font()).horizontalAdvance(self.name)
+        return QSize(max(44, label_ + 2 * _PAD) if self.narrow else 44, self.height())
+
+    def _label_font(self) -> QFont:
+        return theme.font("caption" if self.narrow else "body")
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """Hover fill, label, value."""
@@ -75,21 +82,23 @@ class SetupChip(QAbstractButton):
             p.setPen(Qt.PenStyle.NoPen)
             p.setBrush(QColor(t.hairline if open_ or self.isDown() else t.hover))
             p.drawRoundedRect(QRectF(self.rect()), 6, 6)
-        x = _PAD
-        if not self.narrow:
-            p.setFont(theme.font("body"))
-            p.setPen(QColor(t.secondary))
-            p.drawText(QRect(x, 0, self.width(), 28), Qt.AlignmentFlag.AlignVCenter, self.name)
-            x += QFontMetrics(theme.font("body")).horizontalAdvance(self.name) + _GAP
+        x, top, high = _PAD, 0, self.height()
+        p.setFont(self._label_font())
+        p.setPen(QColor(t.secondary))
+        if self.narrow:
+            p.drawText(QRect(x, 3, self.width() - x, 16), Qt.AlignmentFlag.AlignVCenter, self.name)
+            top, high = 18, 20
+        else:
+            p.drawText(QRect(x, 0, self.width(), high), Qt.AlignmentFlag.AlignVCenter, self.name)
+            x += p.fontMetrics().horizontalAdvance(self.name) + _GAP
         if self.reason:
-            icons.draw(p, QRectF(x, 6, 16, 16), "cross-circle", t.bad)
+            icons.draw(p, QRectF(x, top + (high - 16) / 2, 16, 16), "cross-circle", t.bad)
             x += 20
-        font = theme.font("name")
-        p.setFont(font)
+        p.setFont(theme.font("name"))
         p.setPen(QColor(t.bad if self.reason else t.text))
         room = max(0, self.width() - x - _PAD + 2)
-        text = QFontMetrics(font).elidedText(self.value, Qt.TextElideMode.ElideRight, room)
-        p.drawText(QRect(x, 0, room, 28), Qt.AlignmentFlag.AlignVCenter, text)
+        text = p.fontMetrics().elidedText(self.value, Qt.TextElideMode.ElideRight, room)
+        p.drawText(QRect(x, top, room, high), Qt.AlignmentFlag.AlignVCenter, text)
 
     def is_open(self) -> bool:
         """Whether the editor is on the screen; Qt deletes it when it closes, whoever holds it."""

@@ -53,7 +53,7 @@ class EarlierRuns(QObject):
         shown = self._monitor.overlays
         for row in rows[:30]:
             if row.id != self.live:
-                action = menu.addAction(f"{row.name}, {row.algorithm}")
+                action = menu.addAction(", ".join(part for part in (row.name, row.algorithm) if part))
                 action.setCheckable(True)
                 action.setChecked(row.id in shown)
                 action.triggered.connect(partial(self._toggled, row.id))

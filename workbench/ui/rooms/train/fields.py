@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PySide6.QtCore import QRectF, Qt, Signal
-from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
+from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent, QWheelEvent
 from PySide6.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
 from workbench.core.params import FieldSpec
@@ -138,6 +138,18 @@ class _Line(QLineEdit):
             super().keyPressEvent(event)
 
 
+class _Choice(QComboBox):
+    """A choice that does not change under the wheel of somebody who scrolls the form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Leave it to the form."""
+        event.ignore()
+
+
 def whole(least: int, most: int) -> Callable[[str], int]:
     """A reader of whole numbers within a range."""
 
@@ -251,7 +263,7 @@ class Form(QWidget):
             box.toggled.connect(self.changed)
             return box
         if spec.kind == "choice":
-            combo = QComboBox()
+            combo = _Choice()
             combo.setAccessibleName(spec.title)
             combo.addItems(list(spec.choices))
             combo.setCurrentText(str(value))

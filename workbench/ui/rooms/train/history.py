@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,12 +53,11 @@ def read_request(folder: Path, _ctx: Context) -> TrainRequest:
 
 
 def rows_of(runs: Sequence[TrainRun], catalogue: Catalogue | None) -> tuple[RunRow, ...]:
-    """Runs as rows, newest first."""
-    algorithms: Mapping[str, str] = {}
-    backbones: Mapping[str, str] = {}
-    if catalogue is not None:
-        algorithms = {a.info.key: a.info.title for a in catalogue.algorithms}
-        backbones = {b.key: b.title for b in catalogue.backbones}
+    """Runs as rows, newest first; without titles of algorithm and backbone while the catalogue is not known."""
+    if catalogue is None:
+        return tuple(replace(_row(run, {}, {}), algorithm="", backbone="") for run in runs)
+    algorithms = {a.info.key: a.info.title for a in catalogue.algorithms}
+    backbones = {b.key: b.title for b in catalogue.backbones}
     return tuple(_row(run, algorithms, backbones) for run in runs)
 
 

@@ -85,7 +85,7 @@ class Recommended(QWidget):
         usable = [t for t in tasks if t.classes and t.role is not Role.HELD_OUT]
         if not usable:
             self._show_waiting(self.tr("Add folders in Sources: there is nothing to learn from yet."))
-        elif not rows:
+        elif not rows or catalogue is None:
             self._show_waiting(self.tr("Loading the learning library"))
         else:
             self._for.setText(self.tr("for {n}, {device}").format(n=count(len(usable), "task"), device=device))
@@ -97,7 +97,7 @@ class Recommended(QWidget):
             card.set_locked(locked)
         known = {a.info.key: a.info.title for a in catalogue.algorithms} if catalogue else {}
         custom = bool(self.rows) and match is None
-        self.all.setText(known.get(setup.algorithm, "") if custom else self.tr("All algorithms"))
+        self.all.setText(known.get(setup.algorithm, self.tr("All algorithms")) if custom else self.tr("All algorithms"))
         self.all.setChecked(open_)
         self.all.setEnabled(catalogue is not None)
 
@@ -106,7 +106,7 @@ class Recommended(QWidget):
         self._wait.setText(text)
         self._wait.show()
 
-    def _show_rows(self, rows: tuple[Recommendation, ...], catalogue: Catalogue | None) -> None:
+    def _show_rows(self, rows: tuple[Recommendation, ...], catalogue: Catalogue) -> None:
         if rows == self.rows and self.cards:
             return
         self._clear()

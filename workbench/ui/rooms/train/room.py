@@ -276,15 +276,15 @@ class TrainRoom(Room):
             return
         request = forms.request(self.setup, self.state.tasks, "")
         self.monitor.clear()
-        self._run(jobs.train, (request, self.state.project_path), request)
+        self._run(jobs.train, (request, self.state.project_path))
 
-    def _run(self, fn: object, args: tuple[object, ...], request: TrainRequest) -> None:
+    def _run(self, fn: object, args: tuple[object, ...]) -> None:
         assert callable(fn)
         self.pages.setCurrentIndex(0)
         self._seen_first = False
         self.monitor.set_running(running=True)
         row = self.algorithm
-        title = self.tr("Meta-training {name}").format(name=row.info.title if row else request.algorithm)
+        title = self.tr("Meta-training {name}").format(name=row.info.title if row else "").strip()
         self.job = self.state.lanes.submit(
             "train", fn, *args, title=title, on_done=self._done, on_failed=self._failed, on_cancelled=self._cancelled
         )
@@ -359,7 +359,7 @@ class TrainRoom(Room):
         self.monitor.remove_overlay(run)
         self.monitor.take(curves.metrics)
         self.monitor.pace.clear()
-        self._run(jobs.resume, (run, self.state.project_path), request)
+        self._run(jobs.resume, (run, self.state.project_path))
 
     # ---- weights ---------------------------------------------------------------------------------
     def get_weights(self, row: BackboneRow) -> None:

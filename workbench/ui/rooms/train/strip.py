@@ -34,7 +34,7 @@ class Asks:
 
 
 class SetupStrip(QFrame):
-    """A panel of 44 px.
+    """A panel of 44 px, 52 with the labels above.
 
     Signals:
         copy_asked: the command line that does the same is wanted.
@@ -102,8 +102,9 @@ class SetupStrip(QFrame):
         if s.rotations:
             episode += ", turned"
         self.chips["episode"].show_value(episode, reasons.get("ways", "") or reasons.get("shots", ""))
-        title = next((b.title for b in asks.backbones() if b.key == s.backbone), s.backbone)
-        backbone = f"{title}, {s.size} px" + (", grey" if s.channels == "grey" else "")
+        rows = asks.backbones()  # none while the library loads: then no name is shown, not the key
+        title = next((f"{b.title}, " for b in rows if b.key == s.backbone), f"{s.backbone}, " if rows else "")
+        backbone = f"{title}{s.size} px" + (", grey" if s.channels == "grey" else "")
         if s.pretrained:
             backbone += ", pretrained"
         self.chips["backbone"].show_value(backbone, reasons.get("size", "") or reasons.get("backbone", ""))
@@ -135,8 +136,9 @@ class SetupStrip(QFrame):
         self._locked.setVisible(locked and not self._narrow)
 
     def set_narrow(self, narrow: bool) -> None:
-        """Values only."""
+        """Labels above the values."""
         self._narrow = narrow
+        self.setFixedHeight(52 if narrow else 44)
         for chip in self.chips.values():
             chip.set_narrow(narrow)
         self._locked.setVisible(not self._lock.isHidden() and not narrow)
