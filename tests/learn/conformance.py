@@ -29,6 +29,7 @@ QUICK_BY_KEY = {
     "reptile": {"inner_lr": 0.01, "inner_steps": 6},
     "maml++": {"inner_lr": 0.05},
     "mtl": {"inner_lr": 0.3, "factor_lr": 0.01},
+    "versa": {"lr": 0.003},
 }
 GAIN = {"boil-textbook": 0.04, "cavia-textbook": None}
 """Where less is learnt of the toy task, or nothing: rows that stay, and one convolution alone, or the gains of its
@@ -71,16 +72,17 @@ class Case:
 
 
 def cases(key: str) -> list[Case]:
-    """The algorithm in each of its forms: one case per choice of a field called ``head``."""
+    """The algorithm in each of its forms: one case per choice of a field called ``head`` or ``form``."""
     tasks.tiny_backbone()
     specs = {spec.name: spec for spec in fields_of(registry.algorithms()[key].Params)}
     quick = {name: value for name, value in QUICK.items() if name in specs} | QUICK_BY_KEY.get(key, {})
-    heads = specs["head"].choices if "head" in specs else ("",)
-    found = []
-    for head in heads:
-        params = {**quick, "head": head} if head else quick
-        found.append(Case(f"{key}-{head}" if head else key, functools.partial(build, key, params)))
-    return found
+    chosen = next((name for name in ("head", "form") if name in specs), None)
+    if chosen is None:
+        return [Case(key, functools.partial(build, key, quick))]
+    return [
+        Case(f"{key}-{choice}", functools.partial(build, key, {**quick, chosen: choice}))
+        for choice in specs[chosen].choices
+    ]
 
 
 def check_algorithm(key: str) -> None:
@@ -112,13 +114,14 @@ def stages(algorithm, state, steps, seed=0, first=0, **kwargs):
         learned = {n: t.detach().clone().requires_grad_() for n, t in state.learned.items()}
         groups = [{"params": [learned[n]], "lr": lr} for n, lr in rates(phase, learned).items()]
         make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[phase.optimiser]
-        optimiser, memory = make(groups), state.memory
+        optimiser, memory = make(groups) if groups else None, state.memory
         last = done + max(min(steps, 2), round(steps * phase.share))
         for i in range(done, last):
             batch = batch_of(phase, gen, phase.tasks_per_step, **{"queries": 8, **kwargs})
             result = algorithm.step(State(learned, memory), batch, At(phase.name, i, 0.0), ctx)
             give_gradients(result, learned)
-            optimiser.step()
+            if optimiser is not None:  # a phase may move nothing, and measure
+                optimiser.step()
             memory = memory if result.memory is None else result.memory
         done, state = last, State({n: t.detach() for n, t in learned.items()}, memory)
         found.append((phase, state))

@@ -101,6 +101,8 @@ class Phase:
         clip: largest gradient norm, or ``None``.
         labelled: pictures of a supervised batch that comes with the episodes of each step, for methods trained on both
             at once; it costs nothing of the budget.
+        kept: whether a state of this phase may be what the run is remembered by. Otherwise it is validated on the way
+            for people to see, and a later phase has the say.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Phase:
     clip: float | None = None
     batch_size: int = 64
     labelled: int = 0
+    kept: bool = True
 
 
 class At(NamedTuple):

@@ -64,9 +64,9 @@ class Validator:
         self._frozen = self._frozen.first(found.episodes)
         log.add("validation/accuracy", at.episodes, found.accuracy, at.seconds, found.ci95)
         log.add("validation/loss", at.episodes, found.loss, at.seconds)
-        at.validated_at, at.stale = at.episodes, at.stale + 1
+        at.validated_at, at.stale = at.episodes, at.stale + phase.kept
         # of equals the later one has seen more
-        if at.best is None or found.accuracy >= at.best.accuracy:
+        if phase.kept and (at.best is None or found.accuracy >= at.best.accuracy):
             run.best, at.stale = state, 0
             at.best = _best(found, at.episodes)
         took = time.monotonic() - begun
