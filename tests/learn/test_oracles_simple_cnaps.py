@@ -237,7 +237,8 @@ def test_a_pretrained_trunk_stays_as_it_is():
     e = tasks.episode(generator(1))
     z, statistics = algorithm.task_logits(after.learned, functional.under(after.memory), e)
     assert statistics == {}
-    torch.testing.assert_close(z, conformance.predict(algorithm, after, e), rtol=1e-3, atol=1e-3)
+    used = conformance.predict(algorithm, after, e)
+    torch.testing.assert_close(z.log_softmax(1), used.log_softmax(1), rtol=1e-3, atol=1e-3)
 
 
 def test_a_scale_of_one_stays():
@@ -254,3 +255,21 @@ def test_the_statistics_move_with_the_episodes():
     memory = algorithm.step(s, tasks.Episodes((e,)), AT, Context()).memory
     moved = norm.running_average(functional.under(s.memory), statistics)
     torch.testing.assert_close(memory["trunk.norm.running_var"], moved["norm.running_var"])
+
+
+@pytest.mark.parametrize("wide", [3, 40])
+def test_the_span_of_the_examples_is_all_that_tells_classes_apart(wide):
+    gen = generator(8)
+    x, q = (torch.randn(n, wide, generator=gen, dtype=torch.float64) for n in (9, 6))
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])
+    x = x + y[:, None]
+    textbook = simple_cnaps.mahalanobis(q, *simple_cnaps.fitted(x, y, 3, 0.5), 0.3)
+    axes = simple_cnaps.span(x)
+    assert axes.shape == (wide, min(wide, 8))
+    weight, bias = simple_cnaps.whitening(*simple_cnaps.fitted(x @ axes, y, 3, 0.5), 0.3)
+    narrow = simple_cnaps.SquaredSums(weight @ axes.T, bias, 3)(q)
+    torch.testing.assert_close(narrow.log_softmax(1), textbook.log_softmax(1), rtol=1e-10, atol=1e-10)
+    # what is left out is the same for all classes, and there is something to leave out
+    left = narrow - textbook
+    torch.testing.assert_close(left, left[:, :1].expand_as(left), rtol=1e-10, atol=1e-10)
+    assert (float(left.min()) > 0.1) == (wide > 9)

@@ -147,17 +147,9 @@ class ANIL:
             f = self._features(s, support.x) if support.features is None else support.features
             start = self._start(s.learned, f, support.y, support.ways)
         adapted = Adapted({}, support.ways)
-        for j, head in enumerate(
-            inner.descent(
-                lambda t: F.cross_entropy(F.linear(f, t["head.weight"], t["head.bias"]), support.y),
-                start,
-                lr=self.p.inner_lr,
-                steps=self.p.test_steps,
-                order="none",
-                ctx=ctx,
-            )
-        ):
-            adapted = Adapted({n: t.detach() for n, t in head.items()}, support.ways)
+        path = inner.classifier_descent(f, support.y, start, lr=self.p.inner_lr, steps=self.p.test_steps, ctx=ctx)
+        for j, head in enumerate(path):
+            adapted = Adapted(head, support.ways)
             if on_step is not None:
                 on_step(j, adapted)
         return adapted

@@ -18,9 +18,12 @@ in the paper. Without one, all of it is trained together on episodes: an episode
 running averages are used from then on, as in the other metric methods. The encoder normalises each picture by itself
 (one group of all channels), so a code does not depend on how pictures are batched.
 
-With ``Q_k = L_k L_k'`` a logit is ``-s |L_k^-1 f - L_k^-1 mu_k|^2``: one matrix product from D to N * D, squares and
-sums, which is what is deployed. A Cholesky factor of D x D for each class makes wide features dear: it is made for 64
-(Conv-4 at 28 pixels) to 512 (ResNets); 1600 (Conv-4 at 84 pixels) works and is slow.
+With ``Q_k = L_k L_k'`` a logit is ``-s |L_k^-1 f - L_k^-1 mu_k|^2``: one matrix product, squares and sums, which is
+what is deployed. A new task has fewer examples than features as a rule, and then no D x D matrix is needed: all class
+means and covariances lie in the span of the ``S`` centred examples, outside it every ``Q_k`` is ``beta I``, and that
+part of the distance is the same for all classes. So with an orthonormal basis ``P [D, R]`` of the span, ``R < S``, the
+same formula on ``P'f`` gives the same softmax; the common part is left out, as in Prototypical Networks. The linear
+layer goes from D to N * R. In training the textbook form stands: dear for 1600 features (Conv-4 at 84 pixels).
 
 Mistakes that are easily made here, and not made: ``n`` for ``n - 1``, or dividing by 0 for one example; half precision
 for the inverse; the log-determinant (another classifier, and worse at few shots); features of queries in the
@@ -158,17 +161,19 @@ class SimpleCNAPS:
         unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
         on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
     ) -> Adapted:
-        """The modulated normalisation layers (``trunk.*``), and ``weight [N * D, D]`` and ``bias [N * D]``.
+        """The modulated normalisation layers (``trunk.*``), and ``weight [N * R, D]`` and ``bias [N * R]``.
 
-        Logits are minus the sum of the squares of each class's D outputs of that linear layer.
+        Logits are minus the sum of the squares of each class's ``R`` outputs of that linear layer.
         """
         ctx.check()
         trunk = self._modulated(s.learned, support.x)
         ctx.check()
         features = functional.call(self.network, trunk, functional.under(s.memory), support.x)
-        means, factors = fitted(features, support.y, support.ways, self.p.beta)
+        axes = span(features)
+        means, factors = fitted(features @ axes, support.y, support.ways, self.p.beta)
         ctx.check()
         weight, bias = whitening(means, factors, s.learned["scale"].exp())
+        weight = weight @ axes.T.to(weight)
         changed = {f"{path}.{part}": trunk[f"{path}.{part}"] for path in self.layers for part in ("weight", "bias")}
         return Adapted({**functional.named(changed), "weight": weight, "bias": bias}, support.ways)
 
@@ -224,6 +229,19 @@ class Encoder(nn.Module):
         return x.mean((2, 3))
 
 
+def span(x: Tensor) -> Tensor:
+    """``[D, R]``: an orthonormal basis of what the centred rows of ``x [S, D]`` span; all axes where ``S > D``.
+
+    An axis along which examples are less than 1e-5 of the widest apart is left out: next to ``beta`` it says nothing,
+    and whether it is there at all would be a matter of rounding.
+    """
+    if len(x) > x.shape[1]:
+        return torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    _, spread, axes = torch.linalg.svd((x - x.mean(0)).double(), full_matrices=False)
+    kept: Tensor = axes[spread >= 1e-5 * spread.max()].T.to(x.dtype)
+    return kept
+
+
 def covariance(x: Tensor) -> Tensor:
     """``[D, D]`` of rows ``[n, D]``, divided by ``n - 1``; 0 for a single row."""
     centred = x - x.mean(0)
@@ -256,7 +274,10 @@ def mahalanobis(features: Tensor, means: Tensor, factors: Tensor, scale: Tensor 
 
 
 def whitening(means: Tensor, factors: Tensor, scale: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-    """The same as one linear layer, ``weight [N * D, D]`` and ``bias [N * D]``, whose squares are to be summed."""
+    """The same as one linear layer, ``weight [N * R, R]`` and ``bias [N * R]`` for features of width ``R``.
+
+    The squares of its outputs are to be summed.
+    """
     n, d = means.shape
     identity = torch.eye(d, dtype=means.dtype, device=means.device).expand(n, d, d)
     weight = scale**0.5 * torch.linalg.solve_triangular(factors, identity, upper=False)
@@ -264,14 +285,15 @@ def whitening(means: Tensor, factors: Tensor, scale: Tensor | float = 1.0) -> tu
 
 
 class SquaredSums(nn.Module):
-    """``[B, D] -> [B, N]``: minus the sum of squares of each class's outputs of a fixed linear layer."""
+    """``[B, D] -> [B, N]``: minus the sum of squares of each class's outputs of a fixed linear layer to ``N * R``."""
 
     def __init__(self, weight: Tensor, bias: Tensor, ways: int) -> None:
         super().__init__()
         self.linear = heads.LinearHead(weight, bias)
         self.ways = ways
+        self.width = len(bias) // ways
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of ``features [B, D]``."""
         out: Tensor = self.linear(features)
-        return -out.reshape(-1, self.ways, features.shape[1]).square().sum(2)
+        return -out.reshape(-1, self.ways, self.width).square().sum(2)
