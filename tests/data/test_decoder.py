@@ -32,6 +32,14 @@ def answer(job, item):
         os._exit(3)
     if b"hang" in item.path:
         time.sleep(60)
+    if b"starved" in item.path:
+        seen = os.fsdecode(item.path) + ".seen"
+        if not os.path.exists(seen):
+            open(seen, "w").close()
+            time.sleep(60)
+    if b"late" in item.path:
+        open(os.fsdecode(item.path) + ".seen", "w").close()
+        time.sleep(0.5)
     if b"spin" in item.path:
         while True:
             pass
@@ -140,8 +148,41 @@ def test_a_picture_that_never_ends_is_left_alone(tmp_path: Path) -> None:
     paths = [write(tmp_path, n) for n in ("a.png", "hang.png", "b.png", "spin.png", "c.png")]
     with Decoder(seconds=0.3, command=troubled()) as decoder:
         found = [f.error for f in decoder.inspect([(str(p), "") for p in paths])]
-    why = "takes longer than 0.3 seconds to decode"
-    assert found == ["", why, "", why, ""]
+    hangs, spins = "was not decoded within 3.6 seconds, twice", "takes longer than 0.3 seconds to decode"
+    assert found == ["", hangs, "", spins, ""]
+
+
+class Clock:
+    """Goes on only where a test says so: by so much, each time that the child has a new picture underway."""
+
+    def __init__(self, folder: Path, leap: float, times: int) -> None:
+        self.now, self.folder, self.leap, self.times = 0.0, folder, leap, times
+
+    def check(self) -> None:
+        if self.times and any(self.folder.glob("*.seen")):
+            self.now += self.leap
+            self.times -= 1
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_machine_that_is_busy_condemns_no_picture(tmp_path: Path) -> None:
+    """100 seconds go by while the child gets half a second of the processor: it was not the picture."""
+    clock = Clock(tmp_path, 100.0, 1)
+    with Decoder(command=troubled(), check=clock.check, clock=clock) as decoder:
+        (found,) = decoder.inspect([(str(write(tmp_path, "late.png")), "")])
+    assert clock.now == 100.0, "the time went by while the picture was underway"
+    assert found.error == ""
+
+
+def test_a_picture_that_only_took_too_long_by_the_clock_is_tried_again(tmp_path: Path) -> None:
+    clock = Clock(tmp_path, 1000.0, 1)
+    with Decoder(command=troubled(), check=clock.check, clock=clock) as decoder:
+        (found,) = decoder.inspect([(str(write(tmp_path, "starved.png")), "")])
+    assert clock.now == 1000.0
+    assert found.error == ""
+    assert found.width == 5
 
 
 def test_what_a_library_prints_is_not_taken_for_an_answer(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 ``Decoder`` starts ``workbench.data.guarded`` and talks to it in messages over pipes. Where the child dies, the pictures
 it had not answered are given to a new child one at a time; the one that ends that one too is refused with a reason, and
-the rest goes on.
+the rest goes on. A picture that only took too long by the clock is tried twice: perhaps the machine was busy.
 """
 
 from __future__ import annotations
@@ -73,7 +73,13 @@ _Inbox = queue.SimpleQueue  # of (child, payload or None at its end)
 class _Child:
     """One running child: its process, the chunks it has not answered, and the thread that empties its pipe."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str], inbox: _Inbox[tuple[_Child, bytes | None]]):
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        inbox: _Inbox[tuple[_Child, bytes | None]],
+        heard: float,
+    ) -> None:
         flags: dict[str, Any] = {"start_new_session": True}  # Ctrl-C is for the parent to answer
         if os.name == "nt":
             flags = {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
@@ -88,7 +94,7 @@ class _Child:
         )
         self.waiting: deque[deque[int]] = deque()
         self.ready = False
-        self.heard = time.monotonic()
+        self.heard = heard
         self._reader = threading.Thread(target=self._read, args=(inbox,), name="decoder pipe", daemon=True)
         self._reader.start()
 
@@ -128,8 +134,9 @@ class Decoder:
     Args:
         workers: processes, 1 or 2; the second is started only for more than a few pictures.
         check: called at least every tenth of a second while waiting; what it raises ends the work.
-        seconds: of the processor's work allowed per picture; by the clock, three times as many.
+        seconds: of the processor's work allowed per picture; by the clock, ``PATIENCE`` times as many.
         command: what to run instead of the decoder itself.
+        clock: seconds that only grow.
     """
 
     def __init__(
@@ -139,13 +146,16 @@ class Decoder:
         check: Callable[[], None] | None = None,
         seconds: float = SECONDS_PER_PICTURE,
         command: Sequence[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._workers = max(1, min(2, workers))
         self._check = check
         self._seconds = seconds
         self._command = list(command or (sys.executable, "-m", "workbench.data.guarded"))
         self._children: list[_Child] = []
         self._inbox: _Inbox[tuple[_Child, bytes | None]] = queue.SimpleQueue()
+        self._tried: set[int] = set()
         self._finalizer = weakref.finalize(self, _end_all, self._children)
 
     def __enter__(self) -> Decoder:
@@ -198,6 +208,7 @@ class Decoder:
         chunk = max(1, min(most, len(items) // (4 * self._workers)))
         work = deque(_chunks(items, chunk))
         done: dict[int, Answer] = {}
+        self._tried = set()
         at = 0
         try:
             while at < len(items):
@@ -218,7 +229,7 @@ class Decoder:
     def _hand_out(self, job: Job, items: list[Item], work: deque[deque[int]], horizon: int) -> None:
         wanted = self._workers if len(items) > 16 else 1
         while work and len(self._children) < wanted:
-            self._children.append(_Child(self._command, self._environment(), self._inbox))
+            self._children.append(_Child(self._command, self._environment(), self._inbox, self._clock()))
         for child in self._children:
             # A single picture is on trial: nothing else may be underway in the child that gets it.
             while work and len(child.waiting) < _AHEAD and work[0][0] < horizon:
@@ -226,7 +237,7 @@ class Decoder:
                     break
                 chunk = work.popleft()
                 if not child.waiting:
-                    child.heard = time.monotonic()
+                    child.heard = self._clock()
                 child.waiting.append(chunk)
                 child.ask(msgspec.msgpack.encode(msgspec.structs.replace(job, items=[items[i] for i in chunk])))
 
@@ -236,13 +247,13 @@ class Decoder:
         if payload is not None:
             answers = msgspec.msgpack.decode(payload, type=list[Answer])
             child.ready = True
-            child.heard = time.monotonic()
+            child.heard = self._clock()
             for answer in answers:
                 done[child.waiting[0].popleft()] = answer
                 if not child.waiting[0]:
                     child.waiting.popleft()
             return
-        silent = time.monotonic() - child.heard
+        silent = self._clock() - child.heard
         self._children.remove(child)
         child.end()
         if not child.ready:
@@ -251,23 +262,32 @@ class Decoder:
                 f"the decoder process ended at its start (exit code {child.process.returncode})",
                 "Run the doctor command, and install the workbench anew if it finds something missing",
             )
-        if len(child.waiting) == 1 and len(child.waiting[0]) == 1:
-            done[child.waiting[0][0]] = Answer(self._verdict(silent, child.process.returncode))
+        left = [i for chunk in child.waiting for i in chunk]
+        slow = self._by_the_clock(silent, child.process.returncode)
+        if len(left) == 1 and (left[0] in self._tried or not slow):
+            done[left[0]] = Answer(self._verdict(child.process.returncode, slow=slow))
             return
-        for index in reversed([i for chunk in child.waiting for i in chunk]):
-            work.appendleft(deque([index]))
+        if slow:
+            self._tried.update(left)
+        work.extendleft(deque([index]) for index in reversed(left))
 
-    def _verdict(self, silent: float, code: int) -> str:
-        if code == -getattr(signal, "SIGPROF", 0) or silent >= 0.9 * PATIENCE * self._seconds:
+    def _by_the_clock(self, silent: float, code: int) -> bool:
+        """Whether it ended for the time that went by, and not for the work it did."""
+        return code != -getattr(signal, "SIGPROF", 0) and silent >= 0.9 * PATIENCE * self._seconds
+
+    def _verdict(self, code: int, *, slow: bool) -> str:
+        if slow:
+            return f"was not decoded within {PATIENCE * self._seconds:g} seconds, twice"
+        if code == -getattr(signal, "SIGPROF", 0):
             return f"takes longer than {self._seconds:g} seconds to decode"
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"makes the decoder stop ({how}), so it is left alone"
 
     def _end_silent(self) -> None:
         """The child ends itself at a picture that takes too long; this is for one that cannot even do that."""
-        now = time.monotonic()
+        now = self._clock()
         for child in self._children:
-            patience = 2 * PATIENCE * self._seconds + 2 if child.ready else 60
+            patience = 1.5 * PATIENCE * self._seconds + 2 if child.ready else 60
             if child.waiting and now - child.heard > patience:
                 child.process.kill()
 

@@ -1,7 +1,7 @@
 """The guarded child: reads, hashes and decodes pictures for ``decoder.Decoder``. It loads neither torch nor Qt.
 
-At most 2 GiB of memory on Linux and ten seconds of work a picture. Messages are msgspec's MessagePack over the
-standard pipes.
+At most 2 GiB of memory on Linux and ten seconds of the processor's work a picture. Messages are msgspec's MessagePack
+over the standard pipes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 SECONDS_PER_PICTURE = 10.0
-PATIENCE = 3
+PATIENCE = 12
+"""By the clock a picture may take so many times as long: a busy machine gives the child little of the processor."""
 SECONDS_VARIABLE = "WORKBENCH_DECODER_SECONDS"
 REPLY_BYTES = 1 << 20
 _REPLY_SECONDS = 0.05
@@ -84,7 +85,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, answer: Callable[[Job, Item], A
 
     A picture that takes longer than allowed ends the process, and no decoder can hold that up: a signal after so much
     work of the processor (where there is such a signal), so that a busy machine condemns nobody, and a native thread
-    after three times as long by the clock.
+    after ``PATIENCE`` times as long by the clock.
     """
     import faulthandler
     import signal
