@@ -426,7 +426,7 @@ def cancel_is_honoured(case):
             raise AssertionError(f"adapting did not stop at check {n}")
     for phase, state in case.within:
         learned = {n: t.clone().requires_grad_() for n, t in state.learned.items()}
-        batch, inner = batch_of(phase, generator(1), 2), algorithm.p.inner_steps if gradient else 1
+        batch, inner = batch_of(phase, generator(1), 2), getattr(algorithm.p, "inner_steps", 1)
         for n in (1, 2 * inner) if phase.stream == "episodes" else (1,):
             try:
                 algorithm.step(State(learned, state.memory), batch, At(phase.name, 0, 0.0), _StopAt(n))

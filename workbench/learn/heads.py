@@ -153,17 +153,19 @@ class LinearHead(nn.Module):
 
 
 class UnitLinearHead(nn.Module):
-    """``[B, D] -> [B, N]``: a fixed linear classifier without bias on features divided by their length."""
+    """``[B, D] -> [B, N]``: a fixed linear classifier, as a rule without bias, on features divided by their length."""
 
     weight: Tensor
+    bias: Tensor | None
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach().clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of ``features [B, D]``."""
-        return F.linear(F.normalize(features, dim=1), self.weight)
+        return F.linear(F.normalize(features, dim=1), self.weight, self.bias)
 
 
 def _eye(n: int, like: Tensor) -> Tensor:

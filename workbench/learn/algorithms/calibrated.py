@@ -1,0 +1,267 @@
+"""Distribution calibration (Yang, Liu, Xu 2021, arXiv 2101.06395): features are drawn for classes hardly seen.
+
+One or five examples say little about how a class spreads. Classes of the sources that lie nearby have been seen often,
+and spread alike. So they lend their statistics, features are drawn from what comes out, and an ordinary classifier is
+fitted on examples and drawn features together::
+
+    x       = f(picture)^power                                         power 1/2: skewed features become rounder
+    near    = the n source classes whose means mu_i are nearest to x                        |x - mu_i|, n = 2
+    mu'     = (sum of mu_i + x) / (n + 1)                                                   [D]
+    Sigma'  = mean of Sigma_i + alpha I                                                     [D, D], alpha = 0.21
+    drawn   = m features of N(mu', Sigma') for each example
+    W, b    = argmin c * [(1 - w) sum_i a_i CE(x_i) + w sum_d a_d CE(drawn_d)] + 1/2 |W|^2   on x / |x|
+    z       = W x / |x| + b                                                                 [B, N]
+
+The trunk is trained as any classifier is, to tell all source classes apart; then it is frozen, and in a second phase
+``mu_i [M, D]`` and ``Sigma_i [M, D, D]`` are measured on source pictures (see ``base_classes``: where 64 MB would not
+do, the classes share one covariance). They lie in the state's memory. Without them, as when a network has not been
+trained here, ``mu' = x`` and ``Sigma' = alpha I``. A strong trunk does most of the work: compare with the logistic
+probe.
+
+What is chosen here and is not in the paper:
+
+* the source statistics are those of ``x``, features after the power. The authors' code takes them before it, and
+  compares one with the other;
+* ``m`` counts per class and is shared out among its examples, as in the authors' code;
+* **drawn features are not examples.** Examples and drawn features have the total weights ``1 - w`` and ``w`` times the
+  number of examples, every class counting alike, so that drawing more does not weaken the penalty. With ``w = 0`` or
+  nothing drawn this is the logistic probe;
+* all examples use the same normal numbers, from a seed that is part of the algorithm: the result depends neither on
+  the day nor on the order of the examples, and classes differ by what is known of them, not by their luck;
+* features below zero have no square root: they are cut off at zero first (nothing is, with ``power = 1``). Networks
+  that end in a ReLU have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from workbench.core.context import Context
+from workbench.core.params import param
+from workbench.core.values import AlgorithmInfo
+from workbench.learn import base_classes, functional, heads, logistic, registry, supervised
+from workbench.learn.protocol import (
+    Adapted,
+    At,
+    Deployed,
+    OnStep,
+    Phase,
+    Setting,
+    SourceSummary,
+    State,
+    StepResult,
+    Support,
+    generator,
+)
+
+if TYPE_CHECKING:
+    from workbench.data.episodes import Labelled
+
+CLASSES, STATISTICS = "classes", "statistics"
+SEED = 0
+"""Of the normal numbers."""
+
+
+@registry.register
+class Calibrated:
+    """Plain training, then a logistic regression on examples and features drawn for them; see the module."""
+
+    info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
+        key="calibrated",
+        title="Distribution calibration",
+        family="data generation",
+        paper="Yang, Liu, Xu 2021, arXiv 2101.06395",
+        summary="Borrows from similar source classes how features spread, and draws more of them for the new classes.",
+        tags=frozenset({"trains", "any-way", "cacheable"}),
+    )
+
+    @dataclass(frozen=True, slots=True)
+    class Params:
+        """Hyperparameters."""
+
+        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
+        batch: int = param(64, low=2, high=1024, step=16, title="Batch size", help="Pictures in a training step.")
+        measuring: float = param(
+            0.1,
+            low=0.01,
+            high=0.9,
+            step=0.05,
+            title="Share of measuring",
+            help="Part of the budget in which the trained network is frozen and the source classes are described.",
+        )
+        covariance: str = param(
+            "class",
+            choices=base_classes.FORMS,
+            help="Of each source class, one shared by all, or variances alone; where it would be too large, the next.",
+        )
+        power: float = param(0.5, low=0.1, high=1.0, step=0.1, help="Of each feature; 1 leaves them as they are.")
+        neighbours: int = param(2, low=0, high=20, step=1, help="Source classes that lend their statistics.")
+        alpha: float = param(0.21, low=1e-4, high=10.0, step=0.05, help="Added to every variance.")
+        samples: int = param(750, low=0, high=10000, step=50, help="Features drawn for each class.")
+        weight: float = param(
+            0.5, low=0.0, high=1.0, step=0.1, title="Weight of drawn features", help="Against that of the examples."
+        )
+        c: float = param(
+            1.0, low=1e-3, high=1e4, step=0.5, title="C", help="How much the examples weigh against short weights."
+        )
+
+    def __init__(self, p: Params, setting: Setting) -> None:
+        self.p = p
+        self.setting = setting
+        backbone = registry.backbone(setting.backbone)
+        self.network = backbone.skeleton(setting.channels, setting.size)
+        self.features = backbone.embedding_size(setting.channels, setting.size)
+
+    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
+        """Plain training, whose states lack the statistics and are not kept; then measuring, which moves nothing."""
+        p = self.p
+        return (
+            Phase(CLASSES, "batches", share=1 - p.measuring, batch_size=p.batch, lr={"": p.lr}, kept=False),
+            Phase(STATISTICS, "batches", share=p.measuring, batch_size=p.batch, frozen=("",)),
+        )
+
+    def init(self, gen: Generator) -> State:
+        """Trunk (fresh or pretrained), a classifier of the sources' classes, and nothing known of these."""
+        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
+        classifier = supervised.classifier(self.setting.classes_per_source, self.features, gen)
+        classes = sum(self.setting.classes_per_source)
+        form = base_classes.chosen_form(classes, self.features, self.p.covariance)
+        known = base_classes.empty(classes, self.features, form, torch.zeros((), device=gen.device))
+        return State({**functional.named(trunk), **classifier}, {**functional.named(buffers), **known})
+
+    def step(self, s: State, batch: Labelled, at: At, ctx: Context) -> StepResult:
+        """Cross entropy over all source classes; or one more batch in the statistics."""
+        ctx.check()
+        if at.phase == CLASSES:
+            return supervised.step(self.network, s, batch, self.setting.classes_per_source)
+        with torch.no_grad():
+            features = self._features(s, batch.x)
+            loss, accuracy = supervised.classified(s.learned, features, batch, self.setting.classes_per_source)
+            rows = supervised.rows_of(batch, self.setting.classes_per_source)
+            known = base_classes.added(s.memory, powered(features, self.p.power), rows)
+        return StepResult(grads={}, memory={**s.memory, **known}, metrics={"loss": float(loss), "accuracy": accuracy})
+
+    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
+        """When all is measured the classifier is not needed any more."""
+        return supervised.dropped(s) if phase.name == STATISTICS else s
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        s: State,
+        support: Support,
+        ctx: Context,
+        *,
+        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
+        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps to show
+    ) -> Adapted:
+        """The classifier ``weight [N, D]`` and ``bias [N]``."""
+        ctx.check()
+        features = self._features(s, support.x) if support.features is None else support.features
+        p, y, ways = self.p, support.y, support.ways
+        x = powered(features, p.power)
+        rows, labels, weights = [x], [y], [heads.balanced(y, ways, x)]
+        drawn = self.drawn(s, x, y, ways, ctx) if p.samples and p.weight else None
+        if drawn is not None:
+            more = heads.balanced(drawn[1], ways, x) * (len(y) / len(drawn[1]))
+            rows, labels, weights = [x, drawn[0]], [y, drawn[1]], [(1 - p.weight) * weights[0], p.weight * more]
+        weight, bias = logistic.fit(
+            F.normalize(torch.cat(rows), dim=1), torch.cat(labels), ways, c=p.c, ctx=ctx, weights=torch.cat(weights)
+        )
+        return Adapted({"weight": weight, "bias": bias}, ways)
+
+    def drawn(self, s: State, x: Tensor, y: Tensor, ways: int, ctx: Context) -> tuple[Tensor, Tensor]:
+        """Features ``[m', D]`` and their labels, the same number for each class as near as its examples divide it."""
+        shots = heads.one_hot(y, ways, x).sum(0)
+        counts = (self.p.samples / shots[y]).round().clamp_min(1).long().tolist()
+        normal = torch.randn(max(counts), x.shape[1], generator=generator(SEED), dtype=torch.float64).to(x)
+        parts = []
+        for (mean, root), n in zip(calibrated(x, s.memory, self.p.neighbours, self.p.alpha), counts, strict=True):
+            ctx.check()
+            noise = normal[:n] * root if root.ndim == 1 else normal[:n] @ root.T
+            parts.append(mean + noise)
+        return torch.cat(parts), y.repeat_interleave(torch.tensor(counts, device=y.device))
+
+    @torch.no_grad()
+    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
+        """``[B, N]``."""
+        out: Tensor = self.head(s, a)(self._features(s, x))
+        return out
+
+    @torch.no_grad()
+    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
+        """``[B, D]``, as the trunk gives them."""
+        return self._features(s, x)
+
+    def trunk(self, s: State) -> nn.Module:
+        """The network with its running statistics; no support set changes it."""
+        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
+
+    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
+        """The power, and the linear layer on features of length 1."""
+        return PoweredHead(self.p.power, a.tensors["weight"], a.tensors["bias"])
+
+    def deploy(self, s: State, a: Adapted) -> Deployed:
+        """The trunk and the head."""
+        return Deployed(self.trunk(s), self.head(s, a))
+
+    def _features(self, s: State, x: Tensor) -> Tensor:
+        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
+
+
+def powered(features: Tensor, power: float) -> Tensor:
+    """Tukey's ladder of powers: ``max(f, 0)^power``; ``f`` itself for 1."""
+    return features if power == 1 else features.clamp_min(0) ** power
+
+
+@torch.no_grad()
+def calibrated(x: Tensor, memory: dict[str, Tensor], neighbours: int, alpha: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each example ``mu' [D]`` and a root of ``Sigma'``: lower triangular ``[D, D]``, or ``[D]`` where diagonal.
+
+    Args:
+        x: ``[S, D]``.
+        memory: of ``base_classes``; without any, an example stands for itself.
+        neighbours: ``n``; fewer where fewer classes are known.
+        alpha: added to the variances.
+    """
+    known = base_classes.described(memory) if neighbours else None
+    if known is None:
+        yield from ((row, torch.full_like(row, alpha**0.5)) for row in x)
+        return
+    mean, spread = known.mean.to(x), known.spread.to(x)
+    n = min(neighbours, len(mean))
+    distance = mean.square().sum(1) - 2 * x @ mean.T  # less |x|^2, the same for all
+    near = distance.topk(n, largest=False).indices
+    shared = _root(spread, alpha) if known.form == "shared" else None
+    for row, i in zip(x, near, strict=True):
+        root = _root(spread[i].mean(0), alpha) if shared is None else shared
+        yield (mean[i].sum(0) + row) / (n + 1), root
+
+
+def _root(spread: Tensor, alpha: float) -> Tensor:
+    """Of ``spread + alpha I``; in float64, since a covariance of few pictures is singular."""
+    if spread.ndim == 1:
+        return (spread + alpha).sqrt()
+    wide = spread.double()
+    root: Tensor = torch.linalg.cholesky(wide + alpha * torch.eye(len(wide), dtype=wide.dtype, device=wide.device))
+    return root.to(spread)
+
+
+class PoweredHead(nn.Module):
+    """``[B, D] -> [B, N]``: features to a power, of length 1, and a fixed linear classifier."""
+
+    def __init__(self, power: float, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.power = power
+        self.linear = heads.UnitLinearHead(weight, bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of ``features [B, D]``."""
+        out: Tensor = self.linear(powered(features, self.power))
+        return out

@@ -1,0 +1,144 @@
+"""A logistic probe: logistic regression on the features of a network that stays as it is (Tian et al. 2020).
+
+The trunk is not trained here: it holds pretrained weights, or those that other knowledge was trained to, or fresh ones.
+"A good embedding is all you need" (arXiv 2003.11539) is said of just this head::
+
+    x_i  = f(picture_i) / |f(picture_i)|                                             [S, D]
+    W, b = argmin c * sum_i a_i CE(x_i W + b, y_i) + 1/2 |W|^2                       [D, N], [N]
+    z    = x W + b                                                                   [B, N]
+
+with ``c = 1``. The problem is convex and solved to its end (see ``learn.logistic``), so there is neither a learning
+rate nor a seed, and adapting takes milliseconds. ``a_i`` lets every class count alike when their numbers of examples
+differ; all ``a_i`` add up to the number of examples. Batch norm uses the trunk's running statistics, so features depend
+on their picture alone and can be kept.
+
+Against the ridge head it differs in the loss alone: probabilities are fitted instead of targets of 0 and 1, which costs
+some Newton steps.
+
+Mistakes that are easily made here, and not made: a few steps of descent taken for the solution; features of any length,
+so that ``c`` means something else for each trunk; the mean loss for the sum, so that ``c`` weighs less the more
+examples there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
+from workbench.core.params import param
+from workbench.core.values import AlgorithmInfo
+from workbench.learn import functional, heads, logistic, registry
+from workbench.learn.protocol import (
+    Adapted,
+    At,
+    Deployed,
+    OnStep,
+    Phase,
+    Setting,
+    SourceSummary,
+    State,
+    StepResult,
+    Support,
+)
+
+if TYPE_CHECKING:
+    from workbench.data.episodes import Episodes
+
+
+@registry.register
+class LogisticProbe:
+    """Logistic regression on a trunk that stays as it is; see the module."""
+
+    info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
+        key="logistic",
+        title="Logistic probe on frozen features",
+        family="transfer baseline",
+        paper="Tian, Wang, Krishnan, Tenenbaum, Isola 2020, arXiv 2003.11539",
+        summary="Keeps a trained network as it is and fits a logistic regression; nothing is trained beforehand.",
+        tags=frozenset({"any-way", "cacheable"}),
+    )
+
+    @dataclass(frozen=True, slots=True)
+    class Params:
+        """Hyperparameters."""
+
+        c: float = param(
+            1.0, low=1e-3, high=1e4, step=0.5, title="C", help="How much the examples weigh against short weights."
+        )
+
+    def __init__(self, p: Params, setting: Setting) -> None:
+        self.p = p
+        self.setting = setting
+        backbone = registry.backbone(setting.backbone)
+        self.network = backbone.skeleton(setting.channels, setting.size)
+        self.features = backbone.embedding_size(setting.channels, setting.size)
+
+    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
+        """Nothing to train."""
+        return ()
+
+    def init(self, gen: Generator) -> State:
+        """The pretrained trunk, or a fresh one."""
+        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
+        return State(functional.named(trunk), functional.named(buffers))
+
+    def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
+        """Never asked for.
+
+        Raises:
+            WorkbenchError: always.
+        """
+        raise WorkbenchError("Nothing was trained", "a logistic probe has nothing to train", "Choose another algorithm")
+
+    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
+        """Nothing to do."""
+        return s
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        s: State,
+        support: Support,
+        ctx: Context,
+        *,
+        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
+        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
+    ) -> Adapted:
+        """The classifier ``weight [N, D]`` and ``bias [N]``."""
+        ctx.check()
+        features = self._features(s, support.x) if support.features is None else support.features
+        x = F.normalize(features, dim=1)
+        counts = heads.balanced(support.y, support.ways, x)
+        weight, bias = logistic.fit(x, support.y, support.ways, c=self.p.c, ctx=ctx, weights=counts)
+        return Adapted({"weight": weight, "bias": bias}, support.ways)
+
+    @torch.no_grad()
+    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
+        """``[B, N]``."""
+        return F.linear(F.normalize(self._features(s, x), dim=1), a.tensors["weight"], a.tensors["bias"])
+
+    @torch.no_grad()
+    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
+        """``[B, D]``, as the trunk gives them."""
+        return self._features(s, x)
+
+    def trunk(self, s: State) -> nn.Module:
+        """The network with its running statistics; no support set changes it."""
+        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
+
+    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
+        """The linear layer on features of length 1."""
+        return heads.UnitLinearHead(a.tensors["weight"], a.tensors["bias"])
+
+    def deploy(self, s: State, a: Adapted) -> Deployed:
+        """The trunk and the head."""
+        return Deployed(self.trunk(s), self.head(s, a))
+
+    def _features(self, s: State, x: Tensor) -> Tensor:
+        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
