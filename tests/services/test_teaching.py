@@ -415,3 +415,21 @@ def test_the_map_places_the_task_among_the_sources(trained, classes) -> None:
 
 def test_the_task_fixture_is_what_it_says(pictures) -> None:
     assert [len(c.images) for c in task(pictures / "teach").classes] == [4, 4, 4]
+
+
+def test_what_must_be_known_of_the_chosen_method_is_said(classes: Classes, project: Path) -> None:
+    assert ask(classes, project, choice=id_of(project, "proto")).method == ()
+    assert ask(classes, project, choice=id_of(project, "fixed")).method == ("It accepts exactly 3 classes.",)
+
+
+def test_photographs_taught_with_knowledge_without_pretrained_weights_are_told(project: Path, tmp_path: Path) -> None:
+    for kind in (20, 21):
+        (tmp_path / "photos" / f"c{kind}").mkdir(parents=True)
+        for number in range(2):
+            picture(kind, number).save(tmp_path / "photos" / f"c{kind}" / f"{number}.jpg")
+    photos = task(tmp_path / "photos").classes
+    proto = id_of(project, "proto")
+    assert "without pretrained weights" in ask(photos, project, choice=proto).caution
+    entry = Library(project).find("proto")[0]
+    change_card(project, "proto", provenance=entry.provenance | {"pretrained": True})
+    assert ask(photos, project, choice=proto).caution == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -725,3 +726,20 @@ def test_it_paints_in_both_themes_and_sizes(room: SourcesRoom, themed: QApplicat
             assert image.pixelColor(row).name().upper() == theme.tokens().accent, "the current task has its edge"
     theme.apply(themed, "light")
     settle(room, qtbot)
+
+
+def test_a_task_of_another_kind_is_found_and_can_be_held_out(room: SourcesRoom, qtbot) -> None:
+    photos = replace(
+        plain_task("photos", classes=3),
+        classes=tuple(TaskClass(f"c{c}", tuple(ref(f"p{c}{i}.jpg") for i in range(20))) for c in range(3)),
+    )
+    tasks = (plain_task("a"), photos, plain_task("b"))
+    found = find(tasks, number=1)["other-kind"]
+    assert found.title == "Photographs, while most tasks hold drawings"
+    assert "other-kind" not in find(tasks, number=0)
+    room.state.set_tasks(tasks)
+    qtbot.waitUntil(lambda: len(room.checker.found) == 3)
+    room.list.setCurrentIndex(room.list.tasks.index(1, 0))
+    room.fix(found.fixes[0], found)
+    assert [t.role for t in room.state.tasks] == [Role.TRAIN, Role.HELD_OUT, Role.TRAIN]
+    qtbot.waitUntil(lambda: not any(f.kind == "other-kind" for f in room.checker.found[photos.id]))

@@ -46,7 +46,6 @@ from workbench.ui.rooms.train.fields import Entry, Form
 from workbench.ui.rooms.train.history import Curves, done_words, rows_of, setup_of
 from workbench.ui.rooms.train.menus import CardDialog, facts
 from workbench.ui.rooms.train.pace import Pace, end_words, left_words, speed_words
-from workbench.ui.rooms.train.photos import looks_like_photographs
 from workbench.ui.rooms.train.room import TrainRoom
 from workbench.ui.rooms.train.rows import RunRow, time_words
 from workbench.ui.rooms.train.runs_table import Column, RunsTable
@@ -173,13 +172,6 @@ def test_the_command_is_understood_by_the_command_line() -> None:
     assert parsed.rotations
     assert parsed.across_tasks
     assert [tuple(s) for s in parsed.settings] == [("steps", "3")]
-
-
-def test_photographs_are_told_from_drawings() -> None:
-    assert not looks_like_photographs(TASKS)
-    assert looks_like_photographs((make_task("p", suffix="JPG", side=90),))
-    assert looks_like_photographs((make_task("p", suffix="png", side=300),))
-    assert not looks_like_photographs(())
 
 
 def test_speed_and_time_in_words() -> None:

@@ -11,8 +11,8 @@ from PySide6.QtGui import QFontMetrics, QWheelEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QComboBox, QLabel, QRadioButton, QWidget
 
-from tests.ui.test_train_room import CATALOGUE, FIELDS, RECOMMENDED, TASKS, run_of, settle
-from workbench.core.values import AlgorithmInfo
+from tests.ui.test_train_room import CATALOGUE, FIELDS, RECOMMENDED, TASKS, make_task, run_of, settle
+from workbench.core.values import AlgorithmInfo, Role
 from workbench.services import jobs
 from workbench.services.requests import AlgorithmRow, Catalogue
 from workbench.ui import state as state_module
@@ -218,3 +218,19 @@ def test_no_key_is_shown_before_the_library_has_loaded(waiting, qtbot) -> None:
     qtbot.waitUntil(lambda: room.catalogue is not None and "ProtoNet" in said(room))
     assert "Conv-4-64, 28 px" in said(room)
     assert "conv4" not in said(room)
+
+
+def test_tasks_of_two_kinds_get_a_notice_and_a_way_out(state: AppState, qtbot, monkeypatch) -> None:
+    monkeypatch.setattr(jobs, "catalogue", lambda ctx: CATALOGUE)
+    monkeypatch.setattr(jobs, "recommend", lambda tasks, ctx: RECOMMENDED)
+    room = TrainRoom(state)
+    qtbot.addWidget(room)
+    photos = make_task("garden", classes=4, suffix="jpg", side=400)
+    state.set_tasks((*TASKS, photos))
+    qtbot.waitUntil(lambda: not room.notice.isHidden())
+    assert room.notice.text().startswith("garden holds photographs, the others drawings.")
+    room.notice.action.click()
+    assert state.tasks[-1].role is Role.HELD_OUT
+    assert [t.role for t in state.tasks[:-1]] == [t.role for t in TASKS]
+    qtbot.waitUntil(lambda: room.notice.isHidden())
+    settle(room, qtbot)

@@ -61,6 +61,8 @@ class TeachResult:
         points: the task map.
         seconds: taken.
         problems: queries that could not be read (they have no prediction), and knowledge that could not be used.
+        method: what a person must know of the chosen method, short sentences; none for most.
+        caution: why the answers may be poor although nothing is wrong, a sentence, or "".
     """
 
     number: int
@@ -76,3 +78,27 @@ class TeachResult:
     points: tuple[MapPoint, ...]
     seconds: float
     problems: tuple[Problem, ...] = ()
+    method: tuple[str, ...] = ()
+    caution: str = ""
+
+
+def method_words(tags: frozenset[str], ways: int | None, *, exactly: bool = False) -> tuple[str, ...]:
+    """What a person must know of a method, from its tags.
+
+    Args:
+        tags: of its ``AlgorithmInfo``.
+        ways: most classes of its training episodes, ``None`` for an untrained network.
+        exactly: its head has a row for each of those classes.
+    """
+    words = []
+    if exactly and ways is not None:
+        words.append(f"It accepts exactly {ways} classes.")
+    elif "any-way" not in tags and ways is not None:
+        words.append(f"It accepts up to {ways} classes.")
+    if "order-dependent" in tags:
+        words.append("The order of the examples matters.")
+    if "transductive" in tags:
+        words.append("It looks at all queries together, so each answer depends on the others.")
+    if "stochastic" in tags:
+        words.append("It draws at random, in the same way each time.")
+    return tuple(words)

@@ -32,8 +32,9 @@ from workbench.learn.calibrate import prototypes, reject_threshold
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Adapted, Deployed
 from workbench.services import knowledge as known
+from workbench.services.pictures import caution
 from workbench.services.survey import Seen, Survey, check_classes, common_examples, survey
-from workbench.services.teach import MapPoint, TeachRequest, TeachResult
+from workbench.services.teach import MapPoint, TeachRequest, TeachResult, method_words
 from workbench.transfer.map import place
 from workbench.transfer.rank import choose, shots_of
 from workbench.transfer.represent import represent
@@ -357,6 +358,7 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
         MapPoint(p.name, "this" if i == 0 else "source", p.x, p.y, p.similarity)
         for i, p in enumerate(place(task, chosen.knowledge.sources))
     )
+    entry = chosen.knowledge.entry
     key = known.request_key(
         [(c.name, [i.sha256 for i in c.images]) for c in request.classes], request.choice, chosen.knowledge.digest
     )
@@ -374,4 +376,10 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
         points=points,
         seconds=time.monotonic() - begun,
         problems=tuple(problems),
+        method=method_words(
+            chosen.knowledge.algorithm.info.tags,
+            entry.ways[1] if entry else None,
+            exactly=entry is not None and entry.params.get("head") == "textbook",
+        ),
+        caution=caution(images, entry),
     )

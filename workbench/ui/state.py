@@ -127,6 +127,11 @@ class AppState(QObject):
         """Use a task for something else."""
         self.set_tasks(t.with_role(role) if t.id == task else t for t in self.tasks)
 
+    def hold_out(self, tasks: Iterable[Task]) -> None:
+        """Keep tasks away from training."""
+        ids = {t.id for t in tasks}
+        self.set_tasks(t.with_role(Role.HELD_OUT) if t.id in ids else t for t in self.tasks)
+
     def _replace(self, tasks: tuple[Task, ...], problems: tuple[Problem, ...]) -> None:
         self.tasks, self.problems = tasks, problems
         project = self.project

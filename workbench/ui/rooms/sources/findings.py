@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from workbench.core.paths import display
-from workbench.core.values import ImageRef, Problem, Role, Task, TaskClass
+from workbench.core.values import ImageRef, Problem, Role, Task, TaskClass, TaskId
+from workbench.services.pictures import hold_photographs, rarer_kind
 from workbench.ui.rooms.sources.where import Places, assign, by_task, groups, locate
 from workbench.ui.rooms.sources.words import count, listed
 
@@ -45,11 +46,11 @@ class Fix:
         action: ``keep`` leaves the pictures in the class ``target`` only, ``single`` leaves one copy of each, ``drop``
             takes the pictures out of the task, ``leave_out`` takes the classes ``names`` out, ``show`` selects the
             pictures, ``scroll`` goes to the class ``target``, ``files`` lists the skipped files, ``file`` opens the
-            folder of ``path``.
+            folder of ``path``, ``hold_out`` keeps the task away from training.
     """
 
     text: str
-    action: Literal["keep", "single", "drop", "leave_out", "show", "scroll", "files", "file"]
+    action: Literal["keep", "single", "drop", "leave_out", "show", "scroll", "files", "file", "hold_out"]
     hashes: frozenset[str] = frozenset()
     target: str = ""
     names: tuple[str, ...] = ()
@@ -91,15 +92,21 @@ def examine(
     """All findings of all tasks."""
     places = by_task(locate(tasks, tick))
     own, _rest = assign(tasks, problems)
+    odd = frozenset(t.id for t in rarer_kind(tasks))
     found = []
     for number in range(len(tasks)):
         tick()
-        found.append(find(number, tasks, places.get(number, {}), own.get(number, ()), episode))
+        found.append(find(number, tasks, places.get(number, {}), own.get(number, ()), episode, odd))
     return tuple(found)
 
 
 def find(
-    number: int, tasks: Sequence[Task], places: Places, problems: Sequence[Problem], episode: Episode
+    number: int,
+    tasks: Sequence[Task],
+    places: Places,
+    problems: Sequence[Problem],
+    episode: Episode,
+    odd: frozenset[TaskId] = frozenset(),
 ) -> tuple[Finding, ...]:
     """All findings of one task, the gravest first.
 
@@ -109,10 +116,12 @@ def find(
         places: what :func:`by_task` gave for this task.
         problems: what :func:`assign` gave for this task.
         episode: what the chosen episode asks for.
+        odd: tasks whose pictures are of another kind than most.
     """
     task = tasks[number]
     found = [*_across_classes(number, task, places), *_across_roles(number, tasks, places)]
-    found += [*_copies(number, task, places), *_too_small(task, episode), *_imbalance(task)]
+    found += [*_other_kind(task, odd), *_copies(number, task, places)]
+    found += [*_too_small(task, episode), *_imbalance(task)]
     return (*found, *_skipped(tuple(problems)))
 
 
@@ -190,6 +199,19 @@ def _across_roles(number: int, tasks: Sequence[Task], places: Places) -> Iterabl
             f"{task.name} and {tasks[other].name}",
             hashes,
         )
+
+
+def _other_kind(task: Task, odd: frozenset[TaskId]) -> Iterable[Finding]:
+    if task.id not in odd:
+        return
+    one, others = ("Photographs", "drawings") if hold_photographs((task,)) else ("Drawings", "photographs")
+    yield Finding(
+        "other-kind",
+        "warn",
+        f"{one}, while most tasks hold {others}",
+        "One network that learns both at once is good at neither. Train on one kind at a time.",
+        (Fix("Hold out", "hold_out"),),
+    )
 
 
 def _copies(number: int, task: Task, places: Places) -> Iterable[Finding]:

@@ -233,6 +233,8 @@ class SourcesRoom(Room):
             self.show_file(fix.path)
         elif fix.action == "files":
             self.list_files(finding.title, finding.problems)
+        elif fix.action == "hold_out":
+            self.set_role(Role.HELD_OUT)
         else:
             self._change(task, check.apply_fix(task, fix), self.tr("{task} was changed").format(task=task.name))
 

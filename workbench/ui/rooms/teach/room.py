@@ -22,6 +22,7 @@ from workbench.ui.rooms.teach.why import WhyPanel
 from workbench.ui.state import AppState
 from workbench.ui.widgets.controls import button
 from workbench.ui.widgets.room import Room
+from workbench.ui.widgets.strip import MessageStrip
 from workbench.ui.widgets.terms import term
 
 _Asked = tuple[Shown, int, tuple[ClassId, ...]]
@@ -46,6 +47,7 @@ class TeachRoom(Room):
         self.setAccessibleName(self.tr("Teach"))
         self._answers: tuple[_Asked, dict[str, Answer]] | None = None
         self._intake_said = ""
+        self._cautioned = ""
         self.deeds = Deeds(state, self)
         self.predictor = Predictor(state, self)
         self.column = ClassColumn(self.deeds, state.thumbs, self._task)
@@ -62,6 +64,8 @@ class TeachRoom(Room):
         self._gap = QSpacerItem(16, 0)
         row.addSpacerItem(self._gap)
         row.addWidget(self.why)
+        self.caution = MessageStrip()
+        self.body.addWidget(self.caution)
         self.body.addLayout(row, 1)
         self.deeds.said.connect(self._said)
         self.deeds.created.connect(self.column.begin_naming, Qt.ConnectionType.QueuedConnection)
@@ -91,6 +95,7 @@ class TeachRoom(Room):
         self.why.show_result(
             None if shown is None else shown.result, task, predictor.support(), dimmed=predictor.dimmed
         )
+        self._show_caution("" if result is None else result.caution)
         self.set_subtitle(self._subtitle_words(task))
         self.save_button.setEnabled(any(c.images for c in task.classes) or bool(task.labels))
         self.apply_button.setEnabled(predictor.possible)
@@ -98,6 +103,22 @@ class TeachRoom(Room):
             "" if predictor.possible else self.tr("Two classes with an example each are needed")
         )
         self._show_state()
+
+    def _show_caution(self, why: str) -> None:
+        """Say that answers may be poor, once for each reason: a person who took it away is not told again."""
+        if why == self._cautioned:
+            return
+        self._cautioned = why
+        if not why:
+            self.caution.clear()
+            return
+        self.caution.show_message(
+            "warn",
+            why,
+            self.tr("Answers may be poor. Knowledge that starts from pretrained weights is better at photographs."),
+            self.tr("Go to Train"),
+            lambda: self.state.go("train"),
+        )
 
     def answers(self) -> dict[str, Answer]:
         """What is predicted at the slider's position, in terms of the task as it is now."""

@@ -97,6 +97,9 @@ class WhyPanel(QFrame):
         column.addSpacing(6)
         self.reason = label("", "caption", wrap=True)
         column.addWidget(self.reason)
+        self.method = label("", "caption", wrap=True)
+        self.method.setAccessibleName(self.tr("About the method"))
+        column.addWidget(self.method)
 
     def _build_map(self) -> None:
         column = self._section(10)
@@ -180,6 +183,8 @@ class WhyPanel(QFrame):
         if len(self._support) > 1:
             soon = self.tr("Not known yet.")
         self.reason.setText(soon if result is None else result.reason)
+        self.method.setText("" if result is None else " ".join(result.method))
+        self.method.setVisible(result is not None and bool(result.method))
 
     def _show_all(self) -> None:
         self._all = True

@@ -1,42 +1,29 @@
-"""Whether the sources are photographs, which need a pretrained network, and the notice that says so."""
+"""The notice above the recommendations: what is wrong with the sources as a whole, and the way out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from workbench.core.values import ImageRef, Task
+from workbench.core.values import Task
+from workbench.services.pictures import hold_photographs, rarer_kind
 from workbench.services.requests import BackboneRow
+from workbench.ui.rooms.train.setup import count
 from workbench.ui.widgets.strip import MessageStrip
 
-_CAMERA = (".jpg", ".jpeg", ".heic", ".heif", ".avif", ".webp", ".jpe", ".jfif")
-_SIDE = 128
-_LOOKED_AT = 40
 _BACKBONE = "resnet18"
 
 
-def looks_like_photographs(tasks: Sequence[Task]) -> bool:
-    """More than half of the pictures come as a camera writes them, or are at least 128 pixels wide and high."""
-    seen: list[ImageRef] = []
-    for task in tasks:
-        per_class = max(1, _LOOKED_AT // max(1, len(task.classes)))
-        for item in task.classes:
-            seen.extend(item.images[:per_class])
-    if not seen:
-        return False
-    photos = sum(i.name.lower().endswith(_CAMERA) or min(i.width, i.height) >= _SIDE for i in seen)
-    return 2 * photos > len(seen)
-
-
-class PhotoNotice(MessageStrip):
-    """Photographs without pretrained weights: says that results will be poor, with the way out.
+class SourcesNotice(MessageStrip):
+    """Photographs beside drawings, or photographs without pretrained weights: results will be poor.
 
     Args:
         get: opens the dialog that names size, licence and host.
+        hold_out: takes tasks out of training.
     """
 
-    def __init__(self, get: Callable[[BackboneRow], object]) -> None:
+    def __init__(self, get: Callable[[BackboneRow], object], hold_out: Callable[[tuple[Task, ...]], object]) -> None:
         super().__init__()
-        self._get = get
+        self._get, self._hold_out = get, hold_out
         self.dismiss.hide()
 
     def show_for(self, backbones: Sequence[BackboneRow], tasks: Sequence[Task]) -> None:
@@ -46,14 +33,36 @@ class PhotoNotice(MessageStrip):
             backbones: of the catalogue.
             tasks: that would be trained on.
         """
+        odd = rarer_kind(tasks)
         row = next((b for b in backbones if b.key == _BACKBONE and b.pretrained_size), None)
-        if row is None or row.pretrained_present or not looks_like_photographs(tasks):
+        if odd:
+            self._show_mixed(odd, len(tasks))
+        elif row is not None and not row.pretrained_present and hold_photographs(tasks):
+            self.show_message(
+                "warn",
+                self.tr("These are photographs, and there are no pretrained weights."),
+                self.tr("A network that learns photographs from nothing gives poor results."),
+                self.tr("Get {name} weights").format(name=row.title),
+                lambda: self._get(row),
+            )
+        else:
             self.clear()
-            return
+
+    def _show_mixed(self, odd: tuple[Task, ...], tasks: int) -> None:
+        photographs = hold_photographs(odd)
+        one, others = (
+            (self.tr("photographs"), self.tr("drawings"))
+            if photographs
+            else (self.tr("drawings"), self.tr("photographs"))
+        )
+        name = odd[0].name if len(odd) == 1 else count(len(odd), "task")
+        headline = self.tr("{name} holds {one}, the others {others}.")
+        if len(odd) > 1:
+            headline = self.tr("{name} of {all} hold {one}, the others {others}.")
         self.show_message(
             "warn",
-            self.tr("These are photographs, and there are no pretrained weights."),
-            self.tr("A network that learns photographs from nothing gives poor results."),
-            self.tr("Get {name} weights").format(name=row.title),
-            lambda: self._get(row),
+            headline.format(name=name, one=one, others=others, all=tasks),
+            self.tr("One network that learns both at once is good at neither."),
+            self.tr("Hold out {name}").format(name=name),
+            lambda: self._hold_out(odd),
         )

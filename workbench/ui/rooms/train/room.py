@@ -21,7 +21,7 @@ from workbench.ui.rooms.train.algorithms import AlgorithmsPage
 from workbench.ui.rooms.train.earlier import EarlierRuns
 from workbench.ui.rooms.train.history import Curves, done_words, setup_of
 from workbench.ui.rooms.train.monitor import Monitor, import_plots
-from workbench.ui.rooms.train.photos import PhotoNotice
+from workbench.ui.rooms.train.photos import SourcesNotice
 from workbench.ui.rooms.train.recommended import Recommended
 from workbench.ui.rooms.train.rows import time_words
 from workbench.ui.rooms.train.setup import Setup
@@ -73,7 +73,7 @@ class TrainRoom(Room):
         self.pause.clicked.connect(self.toggle_pause)
         self.start = self.add_action(button(self.tr("Start"), "primary", "play"))
         self.start.clicked.connect(self.start_or_stop)
-        self.notice = PhotoNotice(self.get_weights)
+        self.notice = SourcesNotice(self.get_weights, self.state.hold_out)
         self.body.addWidget(self.notice)
         self.recommended = Recommended()
         self.recommended.chosen.connect(self.take)
