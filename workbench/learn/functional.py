@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,6 +21,10 @@ from workbench.learn.norm import Norm2d
 Tensors = dict[str, Tensor]
 TRUNK = "trunk."
 """Prefix of a backbone's tensors in every algorithm's state, so that one algorithm's trunk can be used by another."""
+Substitute = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor | None]
+"""Computes what :func:`call` is asked for in another way, or gives ``None`` where it cannot."""
+
+_substitute: ContextVar[Substitute | None] = ContextVar("substitute", default=None)
 
 
 def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
@@ -106,9 +112,23 @@ def call(module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, 
     missing = [name for name, _ in module.named_parameters() if name not in params]
     if missing:
         raise KeyError(f"the network was called without {', '.join(missing)}")
+    by = _substitute.get()
+    found = None if by is None else by(module, params, x)
+    if found is not None:
+        return found
     laid = {name: channels_last(t) if t.ndim == 4 and t.shape[1] == 1 else t for name, t in params.items()}
     out: Tensor = torch.func.functional_call(module, (laid, dict(buffers)), (channels_last(x),))
     return out
+
+
+@contextmanager
+def substituted(by: Substitute | None) -> Iterator[None]:
+    """Within the block :func:`call` asks ``by`` first; with ``None`` nobody."""
+    token = _substitute.set(by)
+    try:
+        yield
+    finally:
+        _substitute.reset(token)
 
 
 def channels_last(t: Tensor) -> Tensor:

@@ -74,6 +74,15 @@ def given_statistics(statistics: Mapping[str, Moments]) -> Iterator[None]:
         _policy.reset(token)
 
 
+def recording() -> Statistics | None:
+    """Where a network that is called now is to leave its statistics by layer, if it is to use those of its batch.
+
+    ``None`` under any other policy, and where the statistics themselves are to carry gradients.
+    """
+    policy = _policy.get()
+    return policy.record if policy is not None and policy.batch and not policy.differentiable else None
+
+
 class Norm2d(nn.Module):
     """Batch normalisation of ``[B, C, H, W]``; parameters and buffers are named as in ``nn.BatchNorm2d``.
 
