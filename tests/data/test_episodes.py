@@ -169,6 +169,7 @@ class TestEpisodeChecks:
             ("query_y", lambda e: e.query_y + 1),
             ("query_ids", lambda e: e.support_ids.repeat(2)),
             ("class_names", lambda e: e.class_names[:2]),
+            ("classes", lambda e: e.classes[:2]),
         ],
     )
     def test_refuses_what_does_not_fit(self, name, change):
@@ -218,6 +219,25 @@ class TestLabelled:
         assert [c - 50 * k for c, k in zip(classes, b.source.tolist(), strict=True)] == (b.y // 4).tolist()
         assert s.classes_per_source == (12, 16)
         assert set((b.y % 4).tolist()) == {0, 1, 2, 3}
+
+    @pytest.mark.parametrize("rotations", [False, True])
+    def test_episodes_number_their_classes_as_it_does(self, rotations):
+        """Counted one source after another, as a classifier over all sources has its rows."""
+        sources = [numbered("a", 3, 5, start=1), numbered("b", 4, 5, start=50)]
+        s = sampler(sources, rotations=rotations, across_tasks=True, shots=(1, 1), queries=1)
+        gen = generator(0)
+        b = s.labelled(gen, 3000)
+        first = torch.tensor([0, s.classes_per_source[0]])
+        rows = (first[b.source] + b.y).tolist()
+        row_of = {x.numpy().tobytes(): row for x, row in zip(b.x, rows, strict=True)}
+        assert len(row_of) == s.images * s.turns  # every picture, no two alike
+        seen = set()
+        for _ in range(60):
+            e = s.draw(gen)
+            for x, y in ((e.support_x, e.support_y), (e.query_x, e.query_y)):
+                assert [row_of[p.numpy().tobytes()] for p in x] == e.classes[y].tolist()
+            seen |= set(e.classes.tolist())
+        assert seen == set(range(sum(s.classes_per_source)))
 
     def test_every_picture_is_as_likely_unless_balanced(self):
         s = sampler([numbered("a", 3, 30), numbered("b", 5, 2)])

@@ -89,6 +89,7 @@ def episode(gen, ways=5, shots=2, queries=5, unseen=False, dtype=torch.float32):
         "toy",
         ids[: len(support_y)],
         ids[len(support_y) :],
+        None if unseen else classes,
     )
 
 

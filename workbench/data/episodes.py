@@ -51,6 +51,8 @@ class Episode:
         task: name of the task, or "all tasks".
         support_ids: ``[S]`` row ids (see ``Drawn``).
         query_ids: ``[Q]`` row ids.
+        classes: ``[ways]`` int64, the number of each class among those of all sources, as ``classes_per_source`` counts
+            them one source after another; ``None`` where an episode was put together otherwise.
 
     Raises:
         ValueError: shapes that do not fit, a class without an example or a query, a picture that is both.
@@ -65,6 +67,7 @@ class Episode:
     task: str
     support_ids: Tensor
     query_ids: Tensor
+    classes: Tensor | None = None
 
     def __post_init__(self) -> None:
         for x, y, ids in (
@@ -79,6 +82,8 @@ class Episode:
                 raise ValueError("every class of an episode needs an example and a query, numbered from 0")
         if self.support_x.shape[1:] != self.query_x.shape[1:] or len(self.class_names) != self.ways:
             raise ValueError("examples, queries and class names do not fit one another")
+        if self.classes is not None and self.classes.shape != (self.ways,):
+            raise ValueError("one number per class of an episode")
         if not set(self.support_ids.tolist()).isdisjoint(self.query_ids.tolist()):
             raise ValueError("a picture is an example and a query of one episode")
 
@@ -301,6 +306,7 @@ class Sampler:
             drawn.task,
             torch.from_numpy(drawn.support_ids),
             torch.from_numpy(drawn.query_ids),
+            torch.from_numpy(drawn.classes // 4 * self.turns + drawn.classes % 4),
         )
 
     def tensors(self, ids: Ids) -> Tensor:
