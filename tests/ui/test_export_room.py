@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtGui import QImage
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QAbstractButton, QApplication, QPushButton
 
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.teach import AddClass
 from workbench.core.values import ClassId
 from workbench.services import jobs
 from workbench.services.requests import CheckRow, Exported, NearTie
+from workbench.ui import icons
 from workbench.ui.rooms.export.agreement import lines
-from workbench.ui.rooms.export.room import ExportRoom
+from workbench.ui.rooms.export.room import ExportRoom, when
 
+from .conftest import FakeProject
 from .test_state import image
 
 CHECKS = (
@@ -31,6 +37,16 @@ def exported(format_: str = "onnx") -> Exported:
         format_, ("/out/garments.onnx", "/out/run.py"), True, 4, 1.0, 2.1e-6, 3.4e-6, (tie,), CHECKS,
         ((0, 0.9, 0.9), (1, 0.7, 0.7)), 500000, 6.2, "/out",
     )  # fmt: skip
+
+
+def picture(of: QAbstractButton) -> QImage:
+    return of.icon().pixmap(of.iconSize()).toImage()
+
+
+def drawn(name: str) -> QImage:
+    like = QPushButton("Go")
+    icons.set_icon(like, name, 16, "accent_text")
+    return picture(like)
 
 
 @pytest.fixture
@@ -78,12 +94,14 @@ def test_checks_are_ticked_while_it_runs(room, taught, qtbot, monkeypatch):
     monkeypatch.setattr(jobs, "export", export)
     qtbot.mouseClick(room.primary, Qt.MouseButton.LeftButton)
     assert room.primary.text() == "Stop"
+    assert picture(room.primary) == drawn("stop")
     rows = room.verification.rows
     qtbot.waitUntil(lambda: not rows["Written"].waits)
     assert rows["Same top class"].waits
     assert room.verification.chip.text() == "Running"
     gate.set()
     qtbot.waitUntil(lambda: room.primary.text() == "Export again")
+    assert picture(room.primary) == drawn("export")
     assert room.verification.chip.text() == "Passed"
     assert list(room.verification.rows) == [c.name for c in CHECKS]
     assert room.cards.cards["onnx"].state().startswith("verified")
@@ -135,6 +153,68 @@ def test_a_later_edit_marks_the_file_as_out_of_date(room, taught, qtbot, monkeyp
     assert room.cards.cards["onnx"].state() == "taught since"
     taught.undo()
     assert room.cards.cards["onnx"].state().startswith("verified")
+
+
+def written(folder: Path) -> Exported:
+    """An export whose file really lies there."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "garments.onnx"
+    file.write_bytes(b"weights")
+    return replace(exported(), files=(str(file),), folder=str(folder))
+
+
+def begun_again(taught, qtbot) -> ExportRoom:
+    """The room as the next start builds it."""
+    made = ExportRoom(taught)
+    qtbot.addWidget(made)
+    made.show()
+    qtbot.waitUntil(lambda: not taught.lanes.busy("files"))
+    return made
+
+
+def test_what_was_verified_is_known_after_a_restart(room, taught, qtbot, monkeypatch, tmp_path):
+    monkeypatch.setattr(jobs, "export", lambda request, project, ctx: written(tmp_path / "out"))
+    room.export()
+    qtbot.waitUntil(lambda: room.primary.text() == "Export again" and not taught.lanes.busy("files"))
+    again = begun_again(taught, qtbot)
+    assert again.cards.cards["onnx"].state().startswith("verified")
+    assert again.cards.cards["bundle"].state() == "not written yet"
+    assert again.primary.text() == "Export again"
+    assert again.verification.chip.text() == "Passed"
+    assert "2 pictures" in again.agreement.scatter.accessibleName()
+    taught.edit(AddClass(ClassId("c9"), "dress", (image("d"),)))
+    assert again.cards.cards["onnx"].state() == "taught since"
+
+
+def test_a_file_changed_since_is_not_called_verified(room, taught, qtbot, monkeypatch, tmp_path):
+    monkeypatch.setattr(jobs, "export", lambda request, project, ctx: written(tmp_path / "out"))
+    room.export()
+    qtbot.waitUntil(lambda: room.primary.text() == "Export again" and not taught.lanes.busy("files"))
+    (tmp_path / "out" / "garments.onnx").write_bytes(b"other")
+    again = begun_again(taught, qtbot)
+    assert again.cards.cards["onnx"].state() == "not written yet"
+    assert again.verification.chip.text() == "Not yet"
+
+
+def test_another_project_has_exports_of_its_own(room, taught, qtbot, monkeypatch, tmp_path):
+    monkeypatch.setattr(jobs, "export", lambda request, project, ctx: written(tmp_path / "out"))
+    room.export()
+    qtbot.waitUntil(lambda: room.primary.text() == "Export again" and not taught.lanes.busy("files"))
+    teach, other = taught.teach, tmp_path / "other"
+    other.mkdir()
+    project = FakeProject("Other")
+    for c in teach.classes:
+        project.edit(AddClass(c.id, c.name, c.images))
+    taught.set_project(project, other)
+    qtbot.waitUntil(lambda: not taught.lanes.busy("files"))
+    assert room.cards.cards["onnx"].state() == "not written yet"
+
+
+@pytest.mark.parametrize(
+    ("at", "said"), [("2026-03-05T13:02:00+00:00", "14:02"), ("2026-03-04T13:02:00+00:00", "4 Mar")]
+)
+def test_the_time_of_an_export_is_told_by_the_clock_on_the_wall(at, said):
+    assert when(at, datetime(2026, 3, 5, 20, tzinfo=timezone(timedelta(hours=1)))) == said
 
 
 def test_formats_by_keyboard(room, qtbot):

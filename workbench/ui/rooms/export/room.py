@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
-import time
-from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QUrl
@@ -15,9 +16,11 @@ from PySide6.QtWidgets import QHBoxLayout, QStackedWidget, QVBoxLayout, QWidget
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.storage import len_text
-from workbench.services import jobs
+from workbench.services import exported, jobs
+from workbench.services.exported import Written
 from workbench.services.requests import Exported, ExportRequest
 from workbench.services.teach import TeachRequest
+from workbench.ui.icons import set_icon
 from workbench.ui.lanes import Job
 from workbench.ui.rooms.export.agreement import Agreement, Usage
 from workbench.ui.rooms.export.cards import FormatCards, Inside, formats
@@ -29,21 +32,17 @@ from workbench.ui.widgets.room import Room
 from workbench.ui.widgets.strip import EmptyHint
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What an export left: its result, when, and of which task."""
-
-    result: Exported
-    at: str
-    task: int
-    indices: dict[str, int]
-
-
 def export_taught(request: TeachRequest, project: Path, model: Path, format_: str, out: Path, ctx: Context) -> Exported:
     """Adapt to the taught task, write the model, export it and verify the file."""
     folder = jobs.save_taught(request, project, model, ctx)
     ctx.check()
     return jobs.export(ExportRequest(str(folder), format_, str(out)), project, ctx)
+
+
+def when(at: str, now: datetime) -> str:
+    """The time of an export where it was today, else its day: "14:02", "17 Nov"."""
+    made = datetime.fromisoformat(at).astimezone(now.tzinfo)
+    return f"{made:%H:%M}" if made.date() == now.date() else f"{made.day} {made:%b}"
 
 
 class ExportRoom(Room):
@@ -75,7 +74,7 @@ class ExportRoom(Room):
             signal.connect(self.refresh)
         state.project_changed.connect(self._forget)
         state.lanes.progress.connect(self._progress)
-        self.refresh()
+        self._forget()
 
     def _empty(self) -> QWidget:
         go = button(self.tr("Go to Teach"), "primary", "teach")
@@ -139,6 +138,7 @@ class ExportRoom(Room):
         key = self.cards.value()
         done = self._done.get(key)
         running = self._job is not None
+        set_icon(self.primary, "stop" if running else "export", 16, "accent_text")
         self.primary.setText(self.tr("Stop") if running else self.tr("Export again") if done else self.tr("Export"))
         indices = self._indices()
         chosen = next((c for c in self.state.result.candidates if c.chosen), None) if self.state.result else None
@@ -171,7 +171,8 @@ class ExportRoom(Room):
             elif done.task != hash_of(self.state):
                 card.set_state("warn", self.tr("taught since"), len_text(done.result.size))
             else:
-                card.set_state("good", self.tr("verified {at}").format(at=done.at), len_text(done.result.size))
+                at = when(done.at, datetime.now().astimezone())
+                card.set_state("good", self.tr("verified {at}").format(at=at), len_text(done.result.size))
 
     def _chosen(self, key: str) -> None:
         if self._job is None:
@@ -183,10 +184,22 @@ class ExportRoom(Room):
         self.refresh()
 
     def _forget(self) -> None:
+        """Another project: what was exported from it is read from the disk."""
         self._done = {}
         if self._job is None:
             self.verification.reset()
         self.refresh()
+        project = self.state.project_path
+        if self.state.project is not None:
+            title = self.tr("Looking for exported files")
+            done = partial(self._remembered, project)
+            self.state.lanes.submit("files", exported.remembered, project, title=title, on_done=done)
+
+    def _remembered(self, project: Path, found: dict[str, Written]) -> None:
+        if project == self.state.project_path:
+            self._done = {**found, **self._done}
+            if self._job is None:
+                self._chosen(self.cards.value())
 
     # ---- work ------------------------------------------------------------------------------------
     def export_or_stop(self) -> None:
@@ -239,7 +252,11 @@ class ExportRoom(Room):
     def _finished(self, result: Exported) -> None:
         key, task, indices = self._started
         self._job = None
-        self._done[key] = Written(result, time.strftime("%H:%M"), task, indices)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._done[key] = Written(result, now, task, indices)
+        project = self.state.project_path
+        title = self.tr("Noting the export")
+        self.state.lanes.submit("files", exported.remember, project, key, result, task, indices, title=title)
         if self.cards.value() == key:
             self.verification.show_result(result, self._shown_folder(), indices)
         self.refresh()
@@ -291,7 +308,7 @@ class ExportRoom(Room):
         QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._folder())))
 
 
-def hash_of(state: AppState) -> int:
+def hash_of(state: AppState) -> str:
     """What an export depends on: classes, examples, labels and the choice of knowledge."""
     classes = tuple((c.id, c.name, tuple(i.sha256 for i in c.images)) for c in state.teach.support())
-    return hash((classes, state.teach.choice))
+    return hashlib.sha256(repr((classes, state.teach.choice)).encode("utf-8", "surrogatepass")).hexdigest()

@@ -264,6 +264,8 @@ class Verification(Panel):
         if self._lines.count() > 1 and at is None:
             column.addWidget(line())
         column.addWidget(row)
+        if self._lines.count() > 1 and at == 0:
+            column.addWidget(line())
         self._lines.insertWidget(self._lines.count() - 1 if at is None else at, box)
 
     def _drop_waiting(self) -> None:
