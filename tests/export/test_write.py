@@ -226,6 +226,26 @@ def test_onnx_describes_itself(go, tmp_path) -> None:
     assert float(about["reject_threshold"]) == 3.5
 
 
+def test_the_runner_says_what_it_misses(go, tmp_path, pictures) -> None:
+    go("onnx", tmp_path / "out")
+    out = tmp_path / "out"
+    there = pictures[1][0].path
+    done = python("run.py", "none.png", there, cwd=out)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[0] == {"image": "none.png", "error": "it is not there"}
+    assert lines[1]["ranked"]
+    assert done.returncode == 1
+    (out / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (error,) = (json.loads(line)["error"] for line in python("run.py", "bad.png", cwd=out).stdout.splitlines())
+    assert error.startswith("it ")
+    for words, said in (
+        (("--model", "gone.onnx", there), "gone.onnx is not there; name an .onnx file with --model FILE"),
+        (("--check",), "check.json does not lie beside run.py: unpack the whole bundle, then check it"),
+    ):
+        done = python("run.py", *words, cwd=out)
+        assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", said)
+
+
 def test_a_file_that_answers_otherwise_is_refused_and_the_old_one_stays(go, tmp_path, network, pixels) -> None:
     out = tmp_path / "out"
     go("onnx", out)

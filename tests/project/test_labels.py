@@ -52,7 +52,23 @@ def test_odd_paths_are_one_row_each() -> None:
     assert rows[1] == ['/a/\\xff\\x0a",x.png', "m\\x0d\\x0a=1", 'caf\u00e9, "quoted"', "example", "0" * 64]
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "\u00a0=1", "=cmd|' /C calc'!A0"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "=1+1",
+        "+1",
+        "-1",
+        "@x",
+        "\t=1",
+        "\r=1",
+        " =1",
+        "\u00a0=1",
+        "\u3000=1",
+        "\uff0b1",
+        "\uff20x",
+        "=cmd|' /C calc'!A0",
+    ],
+)
 def test_formulas_are_defused(cell: str) -> None:
     assert safe_cell(cell) == "'" + cell
 

@@ -108,7 +108,10 @@ def self_check(net: Model) -> dict[str, Any]:
         ``pictures``, ``same_pixels`` (how many were preprocessed bit for bit alike),
         ``max_probability_difference`` and ``ok``.
     """
-    given = json.loads((HERE / "check.json").read_text(encoding="utf-8"))
+    answers = HERE / "check.json"
+    if not answers.is_file():
+        raise SystemExit("check.json does not lie beside run.py: unpack the whole bundle, then check it")
+    given = json.loads(answers.read_text(encoding="utf-8"))
     same, largest = 0, 0.0
     for row in given["pictures"]:
         pixels = net.pixels((HERE / row["image"]).read_bytes())
@@ -144,6 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if not asked.paths and not asked.check:
         parser.error("name a picture or a folder")
+    if asked.model and not Path(asked.model).is_file():
+        raise SystemExit(f"{asked.model} is not there; name an .onnx file with --model FILE")
     net = Model(asked.model) if asked.model else model()
     failed = False
     if asked.check:
@@ -153,9 +158,13 @@ def main(arguments: list[str] | None = None) -> int:
     for path in pictures(asked.paths):
         try:
             row = net.predict(path.read_bytes())
-        except (OSError, ValueError) as error:
-            row = {"error": str(error)}
-            failed = True
+        except FileNotFoundError:
+            row = {"error": "it is not there"}
+        except OSError as error:
+            row = {"error": f"it cannot be read ({error.strerror or error})"}
+        except ValueError as error:
+            row = {"error": f"it {error}"}
+        failed = failed or "error" in row
         sys.stdout.write(json.dumps({"image": str(path), **row}) + "\n")
     return int(failed)
 

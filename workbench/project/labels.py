@@ -19,6 +19,7 @@ from workbench.data.encoded import read_encoded
 
 NONE_OF_THESE = "none of these"
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_BEGIN_FORMULAS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 
 
@@ -38,8 +39,8 @@ def labels_csv(task: TeachTask) -> bytes:
 
 
 def safe_cell(cell: str) -> str:
-    """A CSV cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.lstrip(" \u00a0")[:1] in {"=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"} else cell
+    """A CSV cell that no spreadsheet takes for a formula, also not one in full-width signs."""
+    return f"'{cell}" if cell.lstrip(" \u00a0\u3000")[:1] in _BEGIN_FORMULAS else cell
 
 
 def class_folders(task: TeachTask, target: Path, ctx: Context | None = None) -> tuple[int, tuple[Problem, ...]]:

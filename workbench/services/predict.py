@@ -17,6 +17,7 @@ from workbench.core.paths import display
 from workbench.core.values import ImageRef, Prediction, Problem
 from workbench.data.read import image_ref, read_bytes
 from workbench.data.scan import scan
+from workbench.project.labels import safe_cell
 from workbench.services.knowledge import feature_cache
 from workbench.services.models import OpenModel, open_model
 from workbench.services.requests import Applied, ApplyRequest
@@ -134,18 +135,14 @@ def to_csv(model: OpenModel, predictions: tuple[Prediction, ...], human: dict[st
         where = f"{p.image.path}/{p.image.member}" if p.image.member else p.image.path
         writer.writerow(
             [
-                _safe(display(where)),
-                _safe(name),
+                safe_cell(display(where)),
+                safe_cell(name),
                 f"{probability:.6f}",
                 str(rejected).lower(),
                 "human" if person else "machine",
             ]
         )
     return buffer.getvalue().encode()
-
-
-def _safe(cell: str) -> str:
-    return "'" + cell if cell[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell
 
 
 def copy_sorted(
