@@ -291,11 +291,45 @@ def test_refusals_are_sentences(capsys: pytest.CaptureFixture[str], tmp_path: Pa
             assert [json.loads(line) for line in said.out.splitlines()] == ([{"error": message}] if as_json else [])
 
 
-@pytest.mark.parametrize("arguments", [["train"], ["predict"], ["train", "x", "--algorithm", "a"], ["tasks", "--no"]])
-def test_usage_exits_with_2(arguments: list[str]) -> None:
+def test_tables_hold_what_was_printed(capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path) -> None:
+    asked = ["--ways", "3", "--shots", "2", "--queries", "3", "--episodes", "4", "--project", str(project)]
+    names = ("--csv", "--latex", "--episodes-csv")
+    files = [part for name in names for part in (name, str(tmp_path / "tables" / name.strip("-")))]
+    code, both = run(capsys, "compare", "first", "second", "--data", str(OTHER), *asked, *files)
+    assert code == 0
+    with (tmp_path / "tables" / "csv").open(encoding="utf-8", newline="") as f:
+        lines = list(csv.DictReader(f))
+    values = [*(r["accuracy"] for r in both["rows"]), both["pairs"][0]["difference"]]
+    assert [float(line["value"]) for line in lines] == pytest.approx(values, abs=1e-6)
+    assert {line["episodes_sha256"] for line in lines} == {both["rows"][0]["episodes_sha256"]}
+    assert "first $-$ second" in (tmp_path / "tables" / "latex").read_text(encoding="utf-8")
+    per_episode = list(csv.reader((tmp_path / "tables" / "episodes-csv").read_text(encoding="utf-8").splitlines()))
+    means = [sum(float(line[i]) for line in per_episode[1:]) / 4 for i in (1, 2)]
+    assert means == pytest.approx(values[:2], abs=1e-6)
+    capsys.readouterr()
+    assert main(["evaluate", "first", str(OTHER), *asked, "--csv", str(tmp_path)]) == 1, "refused before it is measured"
+    said = capsys.readouterr()
+    assert "it is a folder" in said.err
+    assert "Evaluating" not in said.err
+
+
+USAGE = [["train"], ["predict"], ["train", "x", "--algorithm", "a"], ["tasks", "--no"], ["evaluate"], ["knowledge"]]
+
+
+@pytest.mark.parametrize("arguments", USAGE)
+def test_usage_exits_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("usage: workbench")
+    for as_json in ("--json", "--js"):
+        with pytest.raises(SystemExit) as stopped:
+            main([*arguments, as_json])
+        assert stopped.value.code == 2
+        said = capsys.readouterr()
+        assert said.err.splitlines()[-1].endswith(f"error: {json.loads(said.out)['error']}")
 
 
 def test_help_needs_no_torch() -> None:
@@ -319,9 +353,12 @@ def test_the_window_without_a_screen_says_so() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_mistyped_command_makes_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistyped_command_makes_no_project(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         main(["bogus", "--json"])
     assert stopped.value.code == 2
+    assert "'bogus'" in json.loads(capsys.readouterr().out)["error"]
     assert not list(tmp_path.iterdir())

@@ -97,6 +97,49 @@ class TestEvaluate:
         assert found.accuracy > 0.3
         assert evaluate(algorithm, state, frozen, Context(), by_step=False).by_step == ()
 
+    @pytest.mark.parametrize("by_step", [False, True])
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_seconds_are_those_of_adapting_and_of_one_answer(self, monkeypatch, by_step, cached):
+        """By a clock on which adapting takes a second, an answer a tenth and a picture's features a thousandth."""
+        seconds = 0.0
+
+        class Slow(ToySteps if by_step else ToyProto):
+            def adapt(self, *args, **kwargs):
+                nonlocal seconds
+                found = super().adapt(*args, **kwargs)
+                seconds += 1
+                return found
+
+            def distances(self, f, means):
+                nonlocal seconds
+                seconds += 0.1
+                return super().distances(f, means)
+
+            def trunk(self, s):
+                trunk = super().trunk(s)
+
+                def wait(module, x):
+                    nonlocal seconds
+                    seconds += 0.001 * len(x[0])
+
+                trunk.register_forward_pre_hook(wait)
+                return trunk
+
+        monkeypatch.setattr(module.time, "perf_counter", lambda: seconds)
+        algorithm = Slow()
+        frozen = freeze(sampler(source("a")), 30, 0)
+        found = evaluate(algorithm, algorithm.init(generator(0)), frozen, Context(), cached=cached)
+        features = 0.001 * algorithm.trunk_calls / 30
+        assert (features > 0) == (cached and not by_step)
+        assert found.seconds_per_task == pytest.approx(1.1 + features)
+
+    def test_progress_is_that_of_the_episodes_and_only_where_asked_for(self, toy):
+        ctx = Context()
+        evaluate(*toy, freeze(sampler(source("a")), 7, 0), ctx)
+        assert ctx.progress_now is None
+        evaluate(*toy, freeze(sampler(source("a")), 7, 0), ctx, progress=True)
+        assert (ctx.progress_now.done, ctx.progress_now.total, ctx.progress_now.unit) == (7, 7, "episodes")
+
     def test_a_transductive_method_sees_the_queries_and_others_do_not(self):
         frozen = freeze(sampler(source("a")), 2, 0)
         for tags, expected in (((), None), (("transductive",), 20)):

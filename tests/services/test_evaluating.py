@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,7 +41,10 @@ def test_the_same_episodes_for_all(trained, new) -> None:
 
 
 def test_gradient_steps_are_reported_one_by_one(trained, new) -> None:
-    row = evaluate_on(new, asked("maml"), trained, Context()).row
+    ctx = Context()
+    row = evaluate_on(new, asked("maml"), trained, ctx).row
+    assert ctx.progress_now is not None
+    assert (ctx.progress_now.done, ctx.progress_now.total, ctx.progress_now.unit) == (4, 4, "episodes")
     assert [s["step"] for s in row["by_step"]] == [0, 1, 2]
     assert row["by_step"][-1]["accuracy"] == pytest.approx(row["accuracy"])
     assert "by_step" not in evaluate_on(new, asked("proto"), trained, Context()).row
@@ -49,7 +53,7 @@ def test_gradient_steps_are_reported_one_by_one(trained, new) -> None:
 def test_untrained_is_the_very_network_that_training_began_with(trained, new, monkeypatch) -> None:
     seen: list[State] = []
     real = evaluating.run_evaluation
-    monkeypatch.setattr(evaluating, "run_evaluation", lambda a, s, *r: seen.append(s) or real(a, s, *r))
+    monkeypatch.setattr(evaluating, "run_evaluation", lambda a, s, *r, **k: seen.append(s) or real(a, s, *r, **k))
     evaluate_on(new, asked("proto", untrained=True), trained, Context())
     from workbench.learn.registry import create
     from workbench.services.knowledge import load
@@ -86,3 +90,56 @@ def test_refusals(trained, new, more, said) -> None:
         evaluate_on(new, asked("proto", **more), trained, Context())
     with pytest.raises(WorkbenchError, match="no entry called"):
         evaluate_on(new, asked("nobody"), trained, Context())
+
+
+class TestCompare:
+    def options(self, pictures, **more):  # type: ignore[no-untyped-def]
+        return EvaluateRequest("", (str(pictures / "teach"),), 3, 2, 2, 4, **more)
+
+    def test_it_is_each_evaluation_on_its_own(self, trained, pictures, new) -> None:
+        found = jobs.compare(("proto", "maml", "ridge"), self.options(pictures), trained, Context())
+        for name, result in zip(("proto", "maml", "ridge"), found.results, strict=True):
+            alone = evaluate_on(new, asked(name), trained, Context())
+            assert result.per_episode == alone.per_episode
+            same = {"accuracy", "ci95", "episodes_sha256", "entry", "name"}
+            assert {k: result.row[k] for k in same} == {k: alone.row[k] for k in same}
+        a, b, c = found.results
+        assert [(p["a"], p["b"]) for p in found.pairs] == [
+            (x.row["entry"], y.row["entry"]) for x, y in ((a, b), (a, c), (b, c))
+        ]
+        assert found.pairs[1] == {"a": a.row["entry"], "b": c.row["entry"], **paired(a, c)}
+        assert len({r.row["episodes_sha256"] for r in found.results}) == 1
+
+    def test_pictures_are_read_once_for_each_way_of_seeing_them(self, trained, pictures, monkeypatch) -> None:
+        """``ridge`` sees 32 pixels in grey, the others 16 in colour with means and spreads of their own."""
+        seen = []
+        real = evaluating.load_sources
+        monkeypatch.setattr(evaluating, "load_sources", lambda t, p, c: seen.append(p.size) or real(t, p, c))
+        jobs.compare(("proto", "ridge", "maml", "reptile"), self.options(pictures), trained, Context())
+        assert seen == [16, 32]
+
+    def test_other_pictures_are_refused(self, trained, pictures, monkeypatch) -> None:
+        real = evaluating.load_sources
+
+        def lose_one(tasks, p, ctx):  # type: ignore[no-untyped-def]
+            found = real(tasks, p, ctx)
+            if p.size == 32:
+                found = (replace(found[0], arrays=(found[0].arrays[0][1:], *found[0].arrays[1:])),)
+            return found
+
+        monkeypatch.setattr(evaluating, "load_sources", lose_one)
+        with pytest.raises(WorkbenchError, match="ridge cannot read the same pictures as proto"):
+            jobs.compare(("proto", "ridge"), self.options(pictures), trained, Context())
+
+    def test_what_one_entry_cannot_do_is_said_before_anything_is_measured(self, trained, pictures, monkeypatch) -> None:
+        """``fixed`` has a head for three classes."""
+        monkeypatch.setattr(evaluating, "_measure", lambda *_: pytest.fail("measured"))
+        options = replace(self.options(pictures), ways=2)
+        with pytest.raises(WorkbenchError, match="classes"):
+            jobs.compare(("proto", "fixed"), options, trained, Context())
+
+    def test_an_entry_named_twice(self, trained, pictures) -> None:
+        entry, path = Library(trained).find("proto")
+        for again in ("proto", entry.id, str(path)):
+            with pytest.raises(WorkbenchError, match="proto is named twice"):
+                jobs.compare(("proto", again), self.options(pictures), trained, Context())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from workbench.cli.knowledge_commands import validation_line
 from workbench.cli.output import emit, say, say_problems
 from workbench.core.context import Context
+from workbench.core.errors import StorageError
 from workbench.core.storage import len_text
 from workbench.core.values import Role, Task, TrainRequest, TrainResult
 from workbench.services import jobs
@@ -123,10 +124,31 @@ def _request(arguments: argparse.Namespace, entry: str, folders: list[str]) -> E
 
 def evaluate(arguments: argparse.Namespace, ctx: Context) -> int:
     """Episodic accuracy."""
+    _check_tables(arguments)
     result = jobs.evaluate(_request(arguments, arguments.entry, arguments.folders), arguments.project, ctx)
     _warn(result)
-    emit(result.row, arguments.json, lambda v: [row_line(v)])
+    _write_tables(arguments, (result,), ())
+    emit(result.row, arguments.json, lambda v: [row_line(v), *step_lines(v)])
     return 0
+
+
+def _check_tables(arguments: argparse.Namespace) -> None:
+    from workbench.services import tables
+
+    tables.check_targets(arguments.csv, arguments.latex, arguments.episodes_csv)
+
+
+def _write_tables(
+    arguments: argparse.Namespace, results: Sequence[Evaluated], pairs: Sequence[Mapping[str, Any]]
+) -> None:
+    from workbench.services import tables
+
+    try:
+        tables.write(results, pairs, table=arguments.csv, latex=arguments.latex, episodes=arguments.episodes_csv)
+    except StorageError:
+        for result in results:  # they took long
+            say(row_line(result.row))
+        raise
 
 
 def _warn(result: Evaluated) -> None:
@@ -140,32 +162,39 @@ def _warn(result: Evaluated) -> None:
 def row_line(v: dict[str, Any]) -> str:
     """One evaluation in words."""
     drawn = "across all tasks" if v["across_tasks"] else "within one task"
+    who = f"{v['name']} ({v['algorithm']}, {v['entry']})"
+    how = f"{v['episodes']} episodes {drawn}, seed {v['seed']}, {'transductive' if v['transductive'] else 'inductive'}"
     return (
-        f"{v['algorithm']} {v['entry']}: {v['ways']}-way {v['shots']}-shot {v['accuracy']:.4f} \u00b1 {v['ci95']:.4f}, "
-        f"{v['episodes']} episodes {drawn}, seed {v['seed']}, {'transductive' if v['transductive'] else 'inductive'}, "
+        f"{who}: {v['ways']}-way {v['shots']}-shot {v['accuracy']:.4f} \u00b1 {v['ci95']:.4f}, {how}, "
         f"{v['seconds_per_task'] * 1000:.1f} ms a task, episodes {v['episodes_sha256'][:12]}"
     )
 
 
+def step_lines(v: dict[str, Any]) -> Iterable[str]:
+    """Accuracy by inner step, in one line."""
+    steps = v.get("by_step", ())
+    if steps:
+        yield "  after step " + ", ".join(f"{s['step']}: {s['accuracy']:.4f}" for s in steps)
+
+
 def compare(arguments: argparse.Namespace, ctx: Context) -> int:
     """Several entries on the same frozen episodes."""
-    results = []
-    for entry in arguments.entries:
-        results.append(jobs.evaluate(_request(arguments, entry, arguments.data), arguments.project, ctx))
-        _warn(results[-1])
-    from workbench.services.evaluating import paired
-
-    pairs = [
-        {"a": a.row["entry"], "b": b.row["entry"], **paired(a, b)}
-        for i, a in enumerate(results)
-        for b in results[i + 1 :]
-    ]
+    _check_tables(arguments)
+    found = jobs.compare(tuple(arguments.entries), _request(arguments, "", arguments.data), arguments.project, ctx)
+    for result in found.results:
+        _warn(result)
+    _write_tables(arguments, found.results, found.pairs)
+    names = {r.row["entry"]: r.row["name"] for r in found.results}
     emit(
-        {"rows": [r.row for r in results], "pairs": pairs},
+        {"rows": [r.row for r in found.results], "pairs": list(found.pairs)},
         arguments.json,
         lambda v: [
-            *(row_line(r) for r in v["rows"]),
-            *(f"{p['a']} - {p['b']}: {p['difference']:+.4f} \u00b1 {p['ci95']:.4f}" for p in v["pairs"]),
+            *(line for r in v["rows"] for line in (row_line(r), *step_lines(r))),
+            *(
+                f"{names[p['a']]} - {names[p['b']]}: {p['difference']:+.4f} \u00b1 {p['ci95']:.4f}, "
+                "paired on the same episodes"
+                for p in v["pairs"]
+            ),
         ],
     )
     return 0

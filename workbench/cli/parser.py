@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import NoReturn
 
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
@@ -93,16 +93,31 @@ def assignment(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+class _UsageError(Exception):
+    """The command line cannot be understood; printed where it is known whether JSON was asked for."""
+
+    def __init__(self, parser: argparse.ArgumentParser, message: str) -> None:
+        super().__init__(message)
+        self.parser = parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that raises where argparse prints and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(self, message)
+
+
 def build() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="workbench",
         description="Meta-transfer learning on image folders. Without a command the window opens.",
         epilog="'workbench demo' shows the whole walk on the shipped samples.",
     )
     parser.set_defaults(project=None, json=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--project", type=Path, metavar="DIR", help="project folder (default: the user's own)")
     common.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
@@ -214,6 +229,9 @@ def _episodes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--across-tasks", action="store_true")
     parser.add_argument("--rotations", action="store_true")
     parser.add_argument("--seed", type=whole, default=0)
+    parser.add_argument("--csv", default="", metavar="FILE", help="write every figure as a line of a table")
+    parser.add_argument("--latex", default="", metavar="FILE", help="write tables for a paper")
+    parser.add_argument("--episodes-csv", default="", metavar="FILE", help="write the accuracy of each episode")
 
 
 NAMES = frozenset(
@@ -239,8 +257,24 @@ NAMES = frozenset(
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments; ``workbench [PROJECT] [--open ...]`` is the command ``window``."""
-    arguments = list(argv)
+    """Arguments; ``workbench [PROJECT] [--open ...]`` is the command ``window``.
+
+    Raises:
+        SystemExit: 2 where they cannot be understood, with the usage on standard error and, where ``--json`` is among
+            them, an object that says why on standard output.
+    """
+    try:
+        return _parse(list(argv))
+    except _UsageError as error:
+        from workbench.cli.output import say
+
+        say(f"{error.parser.format_usage()}{error.parser.prog}: error: {error}")
+        if any(len(a) > 2 and "--json".startswith(a) for a in argv):
+            _emit_error(str(error))
+        raise SystemExit(2) from None
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = build()
     first = arguments[0] if arguments else ""
     if first not in NAMES and first not in {"-h", "--help"}:
@@ -333,13 +367,18 @@ def _nobody_reads() -> None:
 
 def refuse(message: str, as_json: bool) -> int:
     """Say on standard error why nothing was done; with ``--json`` also as an object on standard output."""
-    from workbench.cli.output import emit, say
+    from workbench.cli.output import say
 
     say(message)
     if as_json:
-        refusal: dict[str, Any] = {"error": message}
-        try:
-            emit(refusal, True, lambda _: ())
-        except BrokenPipeError:
-            _nobody_reads()
+        _emit_error(message)
     return 1
+
+
+def _emit_error(message: str) -> None:
+    from workbench.cli.output import emit
+
+    try:
+        emit({"error": message}, True, lambda _: ())
+    except BrokenPipeError:
+        _nobody_reads()

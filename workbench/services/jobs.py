@@ -17,6 +17,7 @@ from workbench.services.requests import (
     ApplyRequest,
     BackboneRow,
     Catalogue,
+    Compared,
     DeviceRow,
     Evaluated,
     EvaluateRequest,
@@ -135,6 +136,14 @@ def evaluate(request: EvaluateRequest, project: Path, ctx: Context) -> Evaluated
     from workbench.services.evaluating import evaluate as run
 
     return run(request, project, ctx)
+
+
+def compare(entries: tuple[str, ...], request: EvaluateRequest, project: Path, ctx: Context) -> Compared:
+    """Several entries on the same frozen episodes; the request's own entry is not read."""
+    load_runtime(ctx)
+    from workbench.services.evaluating import compare as run
+
+    return run(entries, request, project, ctx)
 
 
 def fetch_weights(backbone: str, ctx: Context) -> Path:

@@ -186,3 +186,17 @@ class Evaluated:
 
     row: dict[str, Any]
     per_episode: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Several entries on the same frozen episodes.
+
+    Attributes:
+        results: one per entry, in the order asked for.
+        pairs: ``{a, b, difference, ci95}`` of every two entries: the mean of ``a - b`` over the episodes, and half the
+            width of its 95 % interval.
+    """
+
+    results: tuple[Evaluated, ...]
+    pairs: tuple[dict[str, Any], ...]
