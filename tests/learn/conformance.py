@@ -197,9 +197,10 @@ def close(a, b, tolerance):
 def rows_permuted(state, order):
     """The state with a fixed-row head's rows in another order (``head.*`` of a textbook head), else as it is.
 
-    Where such a head's rows have step sizes of their own (``alpha.head.*``), these go with them.
+    Where such a head's rows have step sizes or spreads of their own (``alpha.head.*``, ``prior.head.*``), these go with
+    them.
     """
-    moved = ("head.", "alpha.head.") if fixed_rows(state) else ()
+    moved = ("head.", "alpha.head.", "prior.head.") if fixed_rows(state) else ()
     return State({n: t[order] if n.startswith(moved) else t for n, t in state.learned.items()}, state.memory)
 
 
