@@ -187,8 +187,37 @@ def test_a_hostile_archive_is_refused_and_the_rest_is_read(tmp_path: Path) -> No
     assert [t.name for t in result.tasks] == ["good"]
     assert said(result, tmp_path) == {
         "bad.zip": ("is refused: the entry \u201c../out.png\u201d leads out of the archive", "error"),
-        "cut.zip": ("is not a zip archive", "error"),
+        "cut.zip": ("is cut short: the list at its end is missing; copy or download it again", "error"),
     }
+
+
+def test_a_folder_of_archives_says_what_to_do(tmp_path: Path) -> None:
+    root = tmp_path / "zips"
+    (root / "more").mkdir(parents=True)
+    for name in ("a.zip", "more/b.ZIP"):
+        with zipfile.ZipFile(root / name, "w") as z:
+            z.writestr("cat/1.png", encode(blocks(), "PNG"))
+    (root / "c.rar").write_bytes(b"Rar!")
+    (tmp_path / "zips too" / "d").mkdir(parents=True)
+    (tmp_path / "zips too" / "d.zip").write_bytes(b"x")
+    result = run(root, tmp_path / "zips too")
+    assert result.tasks == ()
+    found = said(result, tmp_path)
+    inside = ("is an archive inside a folder or archive; open it by itself", "ignored")
+    assert found["zips/a.zip"] == found["zips/more/b.ZIP"] == found["zips too/d.zip"] == inside
+    assert found["zips/c.rar"] == ("is an archive, and not a zip; unpack it first", "ignored")
+    empty = "holds no picture that can be read"
+    assert found["zips"] == (f"{empty}, but 2 zip archives: open each by itself", "error")
+    assert found["zips too"] == (f"{empty}, but 1 zip archive: open it by itself", "error")
+
+
+def test_an_empty_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "here", cat=1)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(WorkbenchError, match="the path is empty"):
+        scan([""], Context())
+    with pytest.raises(WorkbenchError, match="the path is empty"):
+        scan([".", ""], Context())
 
 
 def test_links_loops_and_hard_links_count_once(tmp_path: Path) -> None:

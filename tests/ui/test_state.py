@@ -92,10 +92,19 @@ def test_a_failed_scan_is_said(state, qtbot, monkeypatch):
 
 
 def test_nothing_found_is_said(state, qtbot, monkeypatch):
-    monkeypatch.setattr(jobs, "scan", lambda paths, ctx: ScanResult((), (Problem("/a", "it is empty", "warning"),)))
+    monkeypatch.setattr(jobs, "scan", lambda paths, ctx: ScanResult((), (Problem("/a", "is empty", "warning"),)))
     with qtbot.waitSignal(state.message) as said:
         state.add_folders(["/a"])
-    assert said.args[0].detail == "it is empty"
+    assert said.args[0].detail == "a is empty."
+
+
+def test_of_a_folder_of_archives_what_to_do_is_said_first(state, qtbot, monkeypatch):
+    inside = Problem("/a/b.zip", "is an archive inside a folder; open it by itself", "ignored")
+    whole = Problem("/a", "holds no picture that can be read, but 1 zip archive: open it by itself", "error")
+    monkeypatch.setattr(jobs, "scan", lambda paths, ctx: ScanResult((), (inside, whole)))
+    with qtbot.waitSignal(state.message) as said:
+        state.add_folders(["/a"])
+    assert said.args[0].detail == "a holds no picture that can be read, but 1 zip archive: open it by itself."
 
 
 def test_a_stopped_scan_keeps_what_was_found(state, qtbot, monkeypatch):

@@ -18,6 +18,7 @@ _DEVICES = frozenset(
     ["CON", "PRN", "AUX", "NUL", *(f"COM{i}" for i in range(1, 10)), *(f"LPT{i}" for i in range(1, 10))]
 )
 _END = b"PK\x05\x06"
+_MEMBER = b"PK\x03\x04"
 
 
 def members(path: str, check: Callable[[], None]) -> list[tuple[zipfile.ZipInfo, str]]:
@@ -72,9 +73,12 @@ def _refuse_long_list(path: str) -> None:
         length = file.seek(0, 2)
         file.seek(max(0, length - 65_557))
         tail = file.read()
+        file.seek(0)
+        begun = file.read(4) == _MEMBER
         at = tail.rfind(_END)
         if at < 0 or len(tail) < at + 22:
-            raise ValueError("is not a zip archive" if length else "is empty")
+            why = "is cut short: the list at its end is missing; copy or download it again"
+            raise ValueError(why if begun else "is not a zip archive" if length else "is empty")
         entries = int.from_bytes(tail[at + 10 : at + 12], "little")
         directory = int.from_bytes(tail[at + 12 : at + 16], "little")
         if tail[at - 20 : at - 16] == b"PK\x06\x07":

@@ -18,7 +18,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.paths import display
 from workbench.core.values import ClassId, ImageRef, Role, ScanResult, Task, TaskClass, TaskId
 from workbench.data.decoder import Decoder
-from workbench.data.tree import File, Folder, Walk, counted, natural, readable, shown
+from workbench.data.tree import IS_ARCHIVE, File, Folder, Walk, counted, natural, readable, shown
 
 _UNIT = "images"
 _EVERY = 100
@@ -69,13 +69,21 @@ def scan(paths: Sequence[str], ctx: Context) -> ScanResult:
     for path in given:
         here = [p for p in plans if p.root == path]
         if here and not any(g.images for p in here for g in p.groups):
-            walk.note(shown(path), "holds no picture that can be read", "error")
+            inside = shown(path).rstrip("/") + "/"
+            archives = sum(p.reason == IS_ARCHIVE and p.path.startswith(inside) for p in walk.problems)
+            words = "holds no picture that can be read"
+            if archives:
+                each = "open it by itself" if archives == 1 else "open each by itself"
+                words += f", but {counted(archives, 'zip archive')}: {each}"
+            walk.note(shown(path), words, "error")
     return ScanResult(tuple(tasks), tuple(walk.problems))
 
 
 def _existing(paths: Sequence[str]) -> list[str]:
     out = []
     for given in paths:
+        if not given:
+            raise WorkbenchError("Nothing was opened", "the path is empty", "Name a folder, an archive or a picture")
         path = os.path.abspath(given)  # noqa: PTH100 - resolving would follow links and lose the person's own path
         try:
             Path(path).stat()

@@ -29,6 +29,8 @@ _ARCHIVES = frozenset(["zip", "tar", "gz", "tgz", "bz2", "xz", "7z", "rar", "zst
 _HIDDEN = frozenset(["thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r", "$recycle.bin", "@eadir"])
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _ROLE = "role.txt"
+IS_ARCHIVE = "is an archive inside a folder or archive; open it by itself"
+_IS_OTHER_ARCHIVE = "is an archive, and not a zip; unpack it first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ class Walk:
         if name.lower() == _ROLE:
             folder.role = self._role(path, member)
         elif suffix in _ARCHIVES:
-            self.note(shown(path, member), "is an archive inside a folder or archive; open it by itself", "ignored")
+            self.note(shown(path, member), IS_ARCHIVE if suffix == "zip" else _IS_OTHER_ARCHIVE, "ignored")
         else:
             folder.files.append(File(path, member, suffix in _PICTURES))
             self.files += 1

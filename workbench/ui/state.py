@@ -198,7 +198,7 @@ class AppState(QObject):
             self.say(
                 "warn",
                 self.tr("No pictures were found."),
-                result.problems[0].reason if result.problems else self.tr("The folder holds no picture files."),
+                _why(result.problems) or self.tr("The folder holds no picture files."),
             )
 
     def _scan_failed(self, error: Exception) -> None:
@@ -369,6 +369,15 @@ def _runs(project: Path, _ctx: Context) -> tuple[Any, ...]:
     from workbench.project.runs import list_runs
 
     return list_runs(project)
+
+
+def _why(problems: tuple[Problem, ...]) -> str:
+    """Why nothing was found, in a sentence: what is said last of what was asked for, before any single file."""
+    if not problems:
+        return ""
+    said = next((p for p in reversed(problems) if p.severity == "error"), problems[0])
+    name = said.path.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+    return f"{name} {said.reason}."
 
 
 def _upper(text: str) -> str:
