@@ -153,4 +153,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("matching-fce", "Matching, full context", ways="20"),
     Recipe("relation", "Relation Networks", ways="20", paper=(99.6, 99.8, 97.6, 99.1), differs=_BATCH),
     Recipe("simpleshot", "SimpleShot"),
+    Recipe("averaged", "Averaged initialisation"),
+    Recipe("depth", "Adaptive depth"),
+    Recipe("width", "Adaptive width"),
 )
