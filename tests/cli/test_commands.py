@@ -313,6 +313,34 @@ def test_tables_hold_what_was_printed(capsys: pytest.CaptureFixture[str], projec
     assert "Evaluating" not in said.err
 
 
+@pytest.mark.parametrize("option", ["--ways", "--shots"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("5-", "'5-' is neither a number nor a range such as 5-20"),
+        ("-5", "'-5' is neither a number nor a range such as 5-20"),
+        ("2-3-4", "'2-3-4' is neither a number nor a range such as 5-20"),
+        ("five", "'five' is neither a number nor a range such as 5-20"),
+        ("9-5", "'9-5' does not run from a smaller to a larger number above 0"),
+        ("0-5", "'0-5' does not run from a smaller to a larger number above 0"),
+    ],
+)
+def test_a_range_is_refused_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], option: str, text: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*TRAIN, f"{option}={text}", "--json"])
+    assert stopped.value.code == 2
+    assert json.loads(capsys.readouterr().out) == {"error": f"argument {option}: {said}"}
+
+
+def test_one_class_is_no_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (TRAIN, ["evaluate", "first", str(OTHER)]):
+        with pytest.raises(SystemExit):
+            main([*command, "--ways", "1", "--json"])
+        assert "a choice needs at least two classes" in json.loads(capsys.readouterr().out)["error"]
+
+
 USAGE = [["train"], ["predict"], ["train", "x", "--algorithm", "a"], ["tasks", "--no"], ["evaluate"], ["knowledge"]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, NotFiniteError, WorkbenchError
 from workbench.core.params import values_of
 from workbench.core.values import Role, Task, TrainRequest
-from workbench.learn import registry
+from workbench.learn import registry, validation
 from workbench.learn.algorithms.protonet import ProtoNet
 from workbench.learn.protocol import StepResult
 from workbench.learn.registry import Pretrained
@@ -79,6 +80,10 @@ class TestRefusals:
             ({"device": "cuda:77"}, "does not offer it"),
             ({"params": {"lr": "fast"}}, "lr must be a number"),
             ({"params": {"speed": "1"}}, "no hyperparameter called"),
+            (
+                {"algorithm": "maml", "params": {"head": "textbook"}, "ways": (2, 4)},
+                "episodes of 2 to 4 were asked for",
+            ),
             ({"size": 12}, "at least 16 pixels"),
             ({"size": 2000}, "not between 8 and 1024"),
             ({"backbone": "resnet18", "size": 32, "pretrained": True}, "not on this machine"),
@@ -165,6 +170,69 @@ class TestSources:
         params = STEPS if algorithm == "maml" else {}
         done = jobs.train(request(listed, algorithm=algorithm, params=params), tmp_path / "p", Context())
         assert done.entry.sources[0].images < 36
+
+
+class TestWaysAndShots:
+    def test_ranges_are_drawn_from_to_and_kept_on_the_card(self, source, tmp_path, monkeypatch) -> None:
+        seen: set[tuple[int, int]] = set()
+        real = ProtoNet.step
+
+        def step(self, s, batch, at, ctx):  # type: ignore[no-untyped-def]
+            seen.update((e.ways, len(e.support_y) // e.ways) for e in batch.episodes)
+            return real(self, s, batch, at, ctx)
+
+        monkeypatch.setattr(ProtoNet, "step", step)
+        done = jobs.train(request(source, ways=(2, 4), shots=(1, 3), episodes=60), tmp_path, Context())
+        assert {w for w, _ in seen} == {2, 3, 4}
+        assert {k for _, k in seen} == {1, 2, 3}
+        assert done.entry.ways == (2, 4)
+        assert done.entry.shots == (1, 3)
+
+
+def validated_at(project: Path, run: str) -> list[int]:
+    """The episodes after which a run was validated."""
+    return [m.step for m in runs.read_metrics(project / "runs" / run) if m.name == "validation/accuracy"]
+
+
+class TestPatience:
+    @pytest.fixture
+    def worse(self, monkeypatch):  # type: ignore[no-untyped-def]
+        """Every state that is validated is worse than the one before, however often it is asked for."""
+        real, left = validation.evaluate, iter(np.linspace(0.9, 0.1, 200))
+        known: dict[float, float] = {}
+
+        def evaluate(algorithm, state, *args, **kwargs):  # type: ignore[no-untyped-def]
+            which = float(sum(t.double().sum() for t in state.learned.values()))
+            if which not in known:
+                known[which] = float(next(left))
+            return replace(real(algorithm, state, *args, **kwargs), accuracy=known[which])
+
+        monkeypatch.setattr(validation, "evaluate", evaluate)
+
+    @pytest.mark.parametrize("patience", [1, 3])
+    def test_a_run_ends_after_so_many_validations_without_a_better_one(self, source, tmp_path, worse, patience) -> None:
+        done = jobs.train(request(source, episodes=100, patience=patience), tmp_path, Context())
+        validated = validated_at(tmp_path, done.run)
+        assert len(validated) == 1 + patience
+        assert done.entry.provenance["episodes"] == validated[-1]
+        assert done.entry.validation is not None
+        assert done.entry.validation.accuracy == 0.9, "the first state, the best, is kept"
+        assert not done.stopped
+
+    def test_without_it_the_budget_is_used_up(self, source, tmp_path, worse) -> None:
+        done = jobs.train(request(source, episodes=100), tmp_path, Context())
+        assert validated_at(tmp_path, done.run)[-1] == 100
+
+    def test_none_is_no_patience(self, source) -> None:
+        with pytest.raises(ValueError, match="patience"):
+            request(source, patience=0)
+
+    def test_the_command_line_asks_for_it(self, pictures, tmp_path, worse, capsys) -> None:
+        asked = ["train", str(pictures / "source"), "--algorithm", "protonet", "--backbone", "conv4-32", "--ways", "3"]
+        asked += ["--queries", "3", "--episodes", "100", "--image-size", "16", "--project", str(tmp_path), "--json"]
+        assert main([*asked, "--patience", "2"]) == 0
+        run = json.loads(capsys.readouterr().out)["run"]
+        assert len(validated_at(tmp_path, run)) == 3
 
 
 class TestWhatIsLeft:
@@ -358,6 +426,19 @@ class TestStart:
         save_arrays({n: t for n, t in weights.items() if "norm" not in n}, str(file))
         with pytest.raises(WorkbenchError, match="the file lacks"):
             jobs.train(request(source, start=str(file)), tmp_path / "p", Context())
+
+    def test_the_command_line_starts_from_an_entry_or_weights(self, project, pictures, tmp_path, capsys) -> None:
+        """``ridge`` trains nothing: the trunk that it began with is the one that is kept."""
+        wanted = trunk_of(project, "proto")
+        save_arrays(wanted, str(tmp_path / "trunk.safetensors"))
+        asked = ["train", str(pictures / "teach"), "--algorithm", "ridge", "--backbone", "conv4-32", "--ways", "3"]
+        asked += ["--queries", "2", "--episodes", "1", "--image-size", "16", "--project", str(project), "--json"]
+        for start in ("proto", str(tmp_path / "trunk.safetensors")):
+            assert main([*asked, "--from", start]) == 0
+            found = json.loads(capsys.readouterr().out)["entry"]
+            assert same(trunk_of(project, found), wanted)
+        assert main([*asked, "--from", "nobody"]) == 1
+        assert "no entry called nobody" in json.loads(capsys.readouterr().out)["error"]
 
 
 @pytest.fixture

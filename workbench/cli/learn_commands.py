@@ -41,6 +41,7 @@ def train(arguments: argparse.Namespace, ctx: Context) -> int:
         queries=arguments.queries,
         episodes=arguments.episodes,
         minutes=arguments.minutes,
+        patience=arguments.patience,
         across_tasks=arguments.across_tasks,
         rotations=arguments.rotations,
         size=arguments.image_size or row.recommended_size,

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,11 +25,10 @@ Command = Callable[[argparse.Namespace, Context], int]
 
 def span(text: str) -> tuple[int, int]:
     """``5`` or ``5-20`` as a range."""
-    low, _, high = text.partition("-")
-    try:
-        found = int(low), int(high or low)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a range such as 5-20") from None
+    ends = re.fullmatch("([0-9]{1,9})(?:-([0-9]{1,9}))?", text)
+    if ends is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a range such as 5-20")
+    found = int(ends[1]), int(ends[2] or ends[1])
     if found[0] > found[1] or found[0] < 1:
         raise argparse.ArgumentTypeError(f"{text!r} does not run from a smaller to a larger number above 0")
     return found
@@ -159,6 +159,9 @@ def build() -> argparse.ArgumentParser:
     budget = train.add_mutually_exclusive_group(required=True)
     budget.add_argument("--episodes", type=positive, metavar="E")
     budget.add_argument("--minutes", type=minutes, metavar="M")
+    train.add_argument(
+        "--patience", type=positive, metavar="V", help="stop after so many validations without a better one"
+    )
     train.add_argument("--validation", nargs="+", default=[], metavar="FOLDER", help="folders to validate on")
     train.add_argument(
         "--rotations", action="store_true", help="each class turned by 90, 180, 270 degrees is a class too"

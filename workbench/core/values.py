@@ -330,6 +330,7 @@ class TrainRequest:
         queries: per class.
         episodes: budget, or ``None`` with ``minutes``.
         minutes: budget, or ``None`` with ``episodes``.
+        patience: a phase of training ends after so many validations without a better one; ``None`` = never.
         across_tasks: draw the classes of an episode from all tasks together.
         rotations: add each class turned by 90, 180 and 270 degrees as classes of their own.
         start: id of an entry, or path of a weights file, to start from; "" for none.
@@ -357,6 +358,7 @@ class TrainRequest:
     seed: int = 0
     name: str = ""
     command: str = ""
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         if (self.episodes is None) == (self.minutes is None):
@@ -367,6 +369,8 @@ class TrainRequest:
             raise ValueError("an episode needs at least one shot")
         if self.queries < 1:
             raise ValueError("an episode needs at least one query per class")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError("a run needs patience for at least one validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,9 +392,12 @@ class EpisodeView:
     Attributes:
         episode: its number.
         task: name of the task it was drawn from, or "all tasks".
-        names: class names.
+        names: names of the classes that are shown.
         support: per class, the PNGs of its examples.
         queries: per class, (PNG, right) of its queries.
+        ways: number of classes of the episode, 0 where all are shown.
+        right: queries of the whole episode that were answered right, ``None`` where all are shown.
+        wrong: those that were not.
     """
 
     episode: int
@@ -398,3 +405,6 @@ class EpisodeView:
     names: tuple[str, ...]
     support: tuple[tuple[bytes, ...], ...]
     queries: tuple[tuple[tuple[bytes, bool], ...], ...]
+    ways: int = 0
+    right: int | None = None
+    wrong: int | None = None

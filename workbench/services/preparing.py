@@ -94,10 +94,18 @@ def check(request: TrainRequest, project: Path) -> None:
 
     Raises:
         WorkbenchError: an unknown algorithm, backbone, hyperparameter or device, weights that are not there, pictures
-            too small for the backbone, or nothing to train on.
+            too small for the backbone, a range of ways for a head with fixed rows, or nothing to train on.
     """
     depth = 1 if request.channels == "grey" else 3
-    create(request.algorithm, request.params, Setting(request.backbone, depth, request.size, request.ways[1]))
+    setting = Setting(request.backbone, depth, request.size, request.ways[1])
+    algorithm = create(request.algorithm, request.params, setting)
+    if request.ways[0] < request.ways[1] and getattr(algorithm.p, "head", "") == "textbook":
+        raise WorkbenchError(
+            "The run did not start",
+            f"a textbook head has one number of classes, and episodes of {request.ways[0]} to {request.ways[1]} were "
+            "asked for",
+            "Ask for one number of ways, or for the prototype head (--set head=prototype)",
+        )
     try:
         Preprocess(request.size, request.channels, mean=(0.5,) * depth, std=(0.5,) * depth)
     except ValueError as error:

@@ -81,7 +81,8 @@ def _learn(
 ) -> tuple[Outcome, NotFiniteError | None]:
     """What training gave; where its numbers stopped being finite, the best state before that and the reason."""
     kind: Literal["classes", "images"] = "images" if prepared.validation_kind == "images" else "classes"
-    plan = Plan(request.episodes, request.minutes, request.seed, check_device(request.device), kind)
+    device, patience = check_device(request.device), request.patience
+    plan = Plan(request.episodes, request.minutes, request.seed, device, kind, patience=patience)
     try:
         return run_engine(prepared.algorithm, prepared.sampler, prepared.validation, plan, ctx, folder), None
     except NotFiniteError as error:
