@@ -226,6 +226,7 @@ def test_logme_does_not_see_order_names_turns_scale_or_features_that_are_always_
     order, turn = torch.randperm(24, generator=generator(1)), torch.linalg.qr(normal(30, 30, seed=5)).Q
     assert logme(f[order], y[order], 4) == pytest.approx(value, abs=1e-8)
     assert logme(f, 3 - y, 4) == pytest.approx(value, abs=1e-8)
+    assert logme(f * (3 * normal(24, 1, seed=6)).exp(), y, 4) == pytest.approx(value, abs=1e-8)
     assert logme(9 * f @ turn, y, 4) == pytest.approx(value, abs=1e-8)
     wider = torch.cat([f, f.new_zeros(24, 500)], 1)
     assert logme(wider, y, 4) == pytest.approx(value, abs=1e-8), "the sum over all D makes widths comparable"

@@ -188,7 +188,8 @@ def logme(features: Tensor, y: Tensor, ways: int) -> float:
 
     For each class ``t_i = [y_i = c]``, ``w ~ N(0, I/alpha)`` and ``t = f w + noise``, ``noise ~ N(0, I/beta)``; the
     evidence ``p(t | alpha, beta)`` with the weights integrated out is maximised over both, see :func:`evidence`.
-    Rows are brought to length 1 first: otherwise the score compares the networks' scales.
+    Rows are brought to length 1 first, so that networks whose features differ in length from picture to picture are
+    compared on equal terms. (The scale of all features together is alpha's matter.)
 
     It needs three examples per class. It is not bounded: the smaller the error, the larger the density at ``t``.
 
