@@ -30,6 +30,7 @@ from tests.benchmarks.recipes import CELLS, RECIPES, Recipe
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import cache_home
+from workbench.project.library import Library
 from workbench.project.runs import list_runs, read_metrics
 
 BENCHMARK = "omniglot"
@@ -47,6 +48,8 @@ def train_command(recipe: Recipe) -> list[str]:
     command += ["--ways", recipe.ways, "--shots", recipe.shots, "--queries", str(recipe.queries)]
     for name, value in sorted(recipe.all_settings.items()):
         command += ["--set", f"{name}={value}"]
+    if recipe.start:
+        command += ["--from", f"omniglot-{recipe.start}"]
     return [*command, "--minutes", str(recipe.minutes), "--seed", str(SEED), "--name", f"omniglot-{recipe.name}"]
 
 
@@ -95,7 +98,7 @@ def measure(recipe: Recipe, data: Path, project: Path) -> None:
         figures = {"name": recipe.name, "cells": {}}
     if "train" not in figures:
         begun = [r for r in list_runs(place) if r.state in {"interrupted", "stopped", "failed"}]
-        trained = run(["resume", begun[0].id] if begun else train_command(recipe), data, place)
+        trained = run(["resume", begun[0].id] if begun else started(recipe, data, project), data, place)
         newest = next(r for r in list_runs(place) if r.id == trained["run"])
         figures["train"] = {
             k: trained[k] for k in ("algorithm", "episodes", "seconds", "seed", "validation", "stopped")
@@ -124,6 +127,19 @@ def measure(recipe: Recipe, data: Path, project: Path) -> None:
         figures["lake"] = {k: result.figures[k] for k in ("error", "ci95", "runs", "episodes_sha256")}
         files.write(BENCHMARK, key, SEED, figures)
         print(lake.line(result.figures), flush=True)
+
+
+def started(recipe: Recipe, data: Path, project: Path) -> list[str]:
+    """The command that trains it, with the place of the network it starts from, which is trained if it is not there."""
+    command = train_command(recipe)
+    if recipe.start:
+        first = next(r for r in RECIPES if r.name == recipe.start)
+        place = project / files.path_of(BENCHMARK, shown(train_command(first))).stem
+        if not (place / "knowledge").is_dir():
+            measure(first, data, project)
+        _, entry = Library(place).find(f"omniglot-{first.name}")
+        command[command.index("--from") + 1] = str(entry)
+    return command
 
 
 def complete(recipe: Recipe) -> bool:

@@ -33,6 +33,7 @@ class Recipe:
         shots: likewise.
         queries: per class in training.
         minutes: of training on 2 cores.
+        start: name of the recipe whose trained network it starts from, for methods that train none.
         cells: evaluated.
         floors: accuracy to reach, per cell of ``CELLS``, in percent.
         paper: accuracy that the paper reports, in percent.
@@ -47,6 +48,7 @@ class Recipe:
     shots: str = "1-5"
     queries: int = 5
     minutes: int = 10
+    start: str = ""
     cells: tuple[tuple[int, int], ...] = CELLS
     floors: Figures = NONE
     paper: Figures = NONE
@@ -156,4 +158,14 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("averaged", "Averaged initialisation"),
     Recipe("depth", "Adaptive depth"),
     Recipe("width", "Adaptive width"),
+    Recipe("baseline", "Baseline"),
+    Recipe("baseline++", "Baseline++"),
+    Recipe("ridge", "Ridge head, on SimpleShot's network", minutes=1, start="simpleshot"),
+    Recipe("logistic", "Logistic probe, on SimpleShot's network", minutes=1, start="simpleshot"),
+    # a fifth of the default steps: with all of them the four cells would take a night
+    Recipe("pmf", "P>M>F", settings={"test_steps": "10"}),
+    Recipe("calibrated", "Distribution calibration"),
+    Recipe("hard-sharing", "Hard parameter sharing"),
+    Recipe("soft-sharing", "Soft parameter sharing"),
+    Recipe("platipus", "PLATIPUS", "prototype", {"test_steps": "5"}),
 )

@@ -102,3 +102,29 @@ def test_commands_are_shown_as_typed_and_name_no_folder_of_this_machine():
     command = omniglot.shown(omniglot.train_command(RECIPES[0]))
     assert command.startswith("uv run workbench train $OMNIGLOT/omniglot28_background.zip --algorithm protonet")
     assert "--minutes" in command
+
+
+def test_a_method_that_trains_nothing_starts_from_anothers_network(tmp_path, monkeypatch):
+    recipe = next(r for r in RECIPES if r.start)
+    workbench, commands = Workbench(monkeypatch), []
+
+    class Library:
+        def __init__(self, place):
+            self.place = place
+
+        def find(self, name):
+            return None, self.place / name
+
+    monkeypatch.setattr(omniglot, "Library", Library)
+    monkeypatch.setattr(omniglot, "run", lambda c, *rest: commands.append(c) or workbench.run(c, *rest))
+    omniglot.measure(recipe, tmp_path, tmp_path / "p")
+    trained = [c for c in commands if c[0] == "train"]
+    assert [c[c.index("--algorithm") + 1] for c in trained] == [recipe.start, recipe.algorithm]
+    first = next(r for r in RECIPES if r.name == recipe.start)
+    place = tmp_path / "p" / files.path_of(omniglot.BENCHMARK, omniglot.shown(omniglot.train_command(first))).stem
+    assert trained[1][trained[1].index("--from") + 1] == str(place / f"omniglot-{recipe.start}")
+    assert f"--from omniglot-{recipe.start}" in omniglot.shown(omniglot.train_command(recipe))
+    # another method on the same network trains it no second time
+    other = next(r for r in RECIPES if r.start == recipe.start and r is not recipe)
+    omniglot.measure(other, tmp_path, tmp_path / "p")
+    assert [c[c.index("--algorithm") + 1] for c in commands if c[0] == "train"][2:] == [other.algorithm]
