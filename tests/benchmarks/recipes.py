@@ -168,4 +168,5 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("hard-sharing", "Hard parameter sharing"),
     Recipe("soft-sharing", "Soft parameter sharing"),
     Recipe("platipus", "PLATIPUS", "prototype", {"test_steps": "5"}),
+    Recipe("tim", "TIM, which sees all queries together"),
 )

@@ -237,6 +237,7 @@ def _from_features(
 ) -> Iterator[list[Tensor]]:
     """The same from features, each picture's computed once as long as they fit."""
     shape = frozen.sampler.rows.arrays[0].shape[1:]
+    transductive = "transductive" in algorithm.info.tags
     # never looked at; if it were, the answers would be NaN
     nothing = torch.full((), math.nan, device=device).expand(1, shape[2], *shape[:2])
     kept: dict[int, Tensor] = {}
@@ -267,7 +268,8 @@ def _from_features(
                     logits: Tensor = algorithm.head(state, a)(f)
                 return logits.cpu()
 
-            yield _adapt(algorithm, state, support, ctx, ask, steps, None, clock)
+            unlabelled = query_f if transductive else None
+            yield _adapt(algorithm, state, support, ctx, ask, steps, unlabelled, clock)
 
 
 def _blocks(drawn: Sequence[Drawn]) -> Iterator[list[Drawn]]:

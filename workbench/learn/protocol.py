@@ -200,7 +200,11 @@ class Algorithm(Protocol):
         unlabelled: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> Adapted:
-        """Adapt to a new task. Leaves ``s`` as it is; ``on_step(j, adapted)`` after each inner step, 0 = before."""
+        """Adapt to a new task. Leaves ``s`` as it is; ``on_step(j, adapted)`` after each inner step, 0 = before.
+
+        ``unlabelled`` comes to transductive algorithms alone: pictures ``[Q, C, H, W]``, or ``[Q, D]`` what ``trunk``
+        gives for them where the support set comes with features too.
+        """
         ...
 
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:

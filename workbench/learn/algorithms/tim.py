@@ -1,0 +1,237 @@
+"""TIM, transductive information maximisation (Boudiaf et al. 2020, arXiv 2008.11297): queries help to classify queries.
+
+A network ``f: [B, C, H, W] -> [B, D]`` is trained to tell all classes of all sources apart, as any classifier is, and
+then frozen. For a new task the examples' class means are the first guess of a classifier. Gradient steps then move it
+to where the *unlabelled* pictures fall apart into classes: each picture is to belong clearly to one of them, and none
+of the classes is to be left without pictures::
+
+    x    = f(picture) / |f(picture)|
+    w_k  = mean of x over the examples of class k                               [N, D], where the descent starts
+    p    = softmax(scale * cos(x, w_k))                                         scale = 10
+    loss = CE(examples) - marginal * H(mean over unlabelled of p) + conditional * mean over unlabelled of H(p)
+
+``H(p) = - sum_k p_k log p_k``. With both weights 1 what is subtracted is the mutual information of pictures and
+classes, which is largest where every picture is sure and all classes are equally frequent; the second part weighs 1/10
+as in the paper. The minimum is looked for with Adam; only the N rows move.
+
+**It answers for a folder, not for a picture.** Each answer depends on all pictures that were shown while adapting; the
+network itself treats each alone (running statistics of batch norm). The evaluation gives it an episode's queries, and
+says "transductive" beside the result: such figures are not to be compared with inductive ones. Where no pictures are
+given the loss is that of the examples. What is kept and exported are the rows as the given pictures have left them:
+from then on it is an ordinary classifier, which treats each picture alone and does not learn from it.
+
+**It assumes a balanced folder.** ``H(mean p)`` is largest where all classes are equally frequent, so pictures of a
+skewed folder are pushed into classes that they do not belong to, and the nearest class mean can be better. Lower
+``marginal`` then, down to 0, or raise ``alpha``: with Tsallis' entropy ``H_a(p) = (1 - sum_k p_k^a) / (a - 1)``, whose
+limit at ``a = 1`` is the one above, a class that is nearly empty costs less (alpha-TIM, Veilleux et al. 2021, arXiv
+2106.12252; there the examples' loss is changed likewise, here it is not).
+
+Every class counts alike in the loss of the examples, however many it has.
+
+Mistakes that are easily made here, and not made: moving the rows while predicting, so that asking twice gives two
+answers; a sign or the order of mean and entropy mixed up; cosines without a factor, with which no softmax can be sure;
+queries whose batch statistics leak besides; a logarithm of a probability that has become an exact 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from workbench.core.context import Context
+from workbench.core.params import param
+from workbench.core.values import AlgorithmInfo
+from workbench.learn import features as pictures
+from workbench.learn import functional, heads, registry, supervised
+from workbench.learn.protocol import (
+    Adapted,
+    At,
+    Deployed,
+    OnStep,
+    Phase,
+    Setting,
+    SourceSummary,
+    State,
+    StepResult,
+    Support,
+)
+
+if TYPE_CHECKING:
+    from workbench.data.episodes import Labelled
+
+
+@registry.register
+class TIM:
+    """Plain training, then class means that unlabelled pictures move; see the module."""
+
+    info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
+        key="tim",
+        title="TIM",
+        family="transductive",
+        paper="Boudiaf et al. 2020, arXiv 2008.11297",
+        summary="Trains an ordinary classifier; then a whole folder of unlabelled pictures helps to place the classes.",
+        tags=frozenset({"trains", "gradient-based", "any-way", "transductive", "cacheable"}),
+    )
+
+    @dataclass(frozen=True, slots=True)
+    class Params:
+        """Hyperparameters."""
+
+        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam, in training.")
+        batch: int = param(64, low=2, high=1024, step=16, title="Batch size", help="Pictures in a training step.")
+        scale: float = param(10.0, low=0.1, high=1000.0, step=1.0, help="Factor from cosines to logits.")
+        test_steps: int = param(
+            100, low=0, high=1000, step=10, title="Steps in use", help="Of Adam on a new task; 0 is the class means."
+        )
+        head_lr: float = param(
+            3e-3, low=1e-6, high=1.0, step=1e-3, title="Learning rate in use", help="Of Adam, on a new task."
+        )
+        marginal: float = param(
+            1.0,
+            low=0.0,
+            high=100.0,
+            step=0.1,
+            title="Weight of balance",
+            help="How much all classes are to be equally frequent among the unlabelled pictures; 0 if they are not.",
+        )
+        conditional: float = param(
+            0.1,
+            low=0.0,
+            high=100.0,
+            step=0.1,
+            title="Weight of sureness",
+            help="How much each unlabelled picture is to belong clearly to one class.",
+        )
+        alpha: float = param(
+            1.0, low=1.0, high=10.0, step=0.5, help="Of the entropies; more than 1 where classes are not balanced."
+        )
+
+    def __init__(self, p: Params, setting: Setting) -> None:
+        self.p = p
+        self.setting = setting
+        backbone = registry.backbone(setting.backbone)
+        self.network = backbone.skeleton(setting.channels, setting.size)
+        self.features = backbone.embedding_size(setting.channels, setting.size)
+
+    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
+        """One supervised phase; every source picture is as likely as any other."""
+        return (Phase("classes", stream="batches", batch_size=self.p.batch, lr={"": self.p.lr}),)
+
+    def init(self, gen: Generator) -> State:
+        """Trunk (fresh or pretrained) and a classifier of the sources' classes."""
+        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
+        classifier = supervised.classifier(self.setting.classes_per_source, self.features, gen)
+        return State({**functional.named(trunk), **classifier}, functional.named(buffers))
+
+    def step(self, s: State, batch: Labelled, at: At, ctx: Context) -> StepResult:  # noqa: ARG002 - no schedule
+        """Cross entropy over all source classes; running averages move on."""
+        ctx.check()
+        return supervised.step(self.network, s, batch, self.setting.classes_per_source)
+
+    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
+        """The source classes' classifier is not needed any more."""
+        return supervised.dropped(s)
+
+    def adapt(
+        self,
+        s: State,
+        support: Support,
+        ctx: Context,
+        *,
+        unlabelled: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> Adapted:
+        """The rows ``weight [N, D]`` after ``test_steps`` steps, on the examples and ``unlabelled``."""
+        with torch.no_grad():
+            examples = self._features(s, support.x) if support.features is None else support.features
+            queries = examples[:0]
+            if unlabelled is not None and len(unlabelled):
+                queries = self._of_many(s, unlabelled, ctx) if support.features is None else unlabelled
+            examples, queries = F.normalize(examples, dim=1), F.normalize(queries, dim=1)
+        adapted = Adapted({}, support.ways)
+        for j, rows in enumerate(self.descent(examples, support.y, support.ways, queries, ctx)):
+            adapted = Adapted({"weight": rows}, support.ways)
+            if on_step is not None:
+                on_step(j, adapted)
+        return adapted
+
+    def descent(self, examples: Tensor, y: Tensor, ways: int, queries: Tensor, ctx: Context) -> Iterator[Tensor]:
+        """The rows ``[N, D]`` at the class means and after each step of Adam, without a graph.
+
+        Args:
+            examples: of length 1, ``[S, D]``.
+            y: their classes ``[S]``.
+            ways: number of classes.
+            queries: unlabelled ones, of length 1, ``[Q, D]``; there may be none.
+            ctx: checked before each step.
+
+        Raises:
+            JobCancelledError: from ``ctx``, before the next step.
+        """
+        rows = heads.prototypes(examples, y, ways).requires_grad_()
+        optimiser = torch.optim.Adam([rows], lr=self.p.head_lr)  # of this task alone
+        yield rows.detach().clone()
+        for _ in range(self.p.test_steps):
+            ctx.check()
+            with torch.enable_grad():
+                (rows.grad,) = torch.autograd.grad(self.loss(rows, examples, y, queries), [rows])
+            optimiser.step()
+            yield rows.detach().clone()
+
+    def loss(self, rows: Tensor, examples: Tensor, y: Tensor, queries: Tensor) -> Tensor:
+        """What the rows ``[N, D]`` are chosen by, a scalar; features of length 1 as in :meth:`descent`."""
+        each = F.cross_entropy(heads.cosine_logits(examples, rows, self.p.scale), y, reduction="none")
+        labelled = (heads.balanced(y, len(rows), examples) * each).mean()
+        if not len(queries):
+            return labelled
+        log_p = heads.cosine_logits(queries, rows, self.p.scale).log_softmax(1)
+        log_mean = log_p.logsumexp(0) - math.log(len(queries))
+        balance, doubt = entropy(log_mean, self.p.alpha), entropy(log_p, self.p.alpha).mean()
+        return labelled - self.p.marginal * balance + self.p.conditional * doubt
+
+    @torch.no_grad()
+    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
+        """``[B, N]`` under the rows as they are; asking moves nothing."""
+        out: Tensor = self.head(s, a)(self._features(s, x))
+        return out
+
+    @torch.no_grad()
+    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
+        """``[B, D]``, as the trunk gives them."""
+        return self._features(s, x)
+
+    def trunk(self, s: State) -> nn.Module:
+        """The network with its running statistics; no support set changes it."""
+        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
+
+    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
+        """The rows on features of length 1."""
+        return heads.UnitLinearHead(self.p.scale * F.normalize(a.tensors["weight"], dim=1))
+
+    def deploy(self, s: State, a: Adapted) -> Deployed:
+        """The trunk and the head."""
+        return Deployed(self.trunk(s), self.head(s, a))
+
+    def _of_many(self, s: State, x: Tensor, ctx: Context) -> Tensor:
+        """Features ``[Q, D]`` of many pictures, some at a time."""
+        parts = []
+        for piece in torch.split(x, pictures.batch_size(x.shape[2], x.shape[3], x.device.type)):
+            ctx.check()
+            parts.append(self._features(s, piece))
+        return torch.cat(parts)
+
+    def _features(self, s: State, x: Tensor) -> Tensor:
+        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
+
+
+def entropy(log_p: Tensor, alpha: float = 1.0) -> Tensor:
+    """``[...]`` Tsallis' entropy of probabilities whose logarithms are ``[..., N]``; Shannon's, in nats, for 1."""
+    if alpha == 1:
+        return -(log_p.exp() * log_p).sum(-1)
+    return (1 - (alpha * log_p).exp().sum(-1)) / (alpha - 1)
