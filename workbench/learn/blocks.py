@@ -70,10 +70,7 @@ class Blocks(nn.Module):
         self.used = tuple(range(self.count) if used is None else used)
         for i, path in enumerate(paths[: min(self.count - 1, max(self.used) + 1)]):
             network.get_submodule(path).register_forward_hook(partial(_record, i))
-        like = next(network.parameters())
-        with torch.no_grad():
-            parts = self.parts(torch.zeros(1, *example, dtype=like.dtype, device=like.device))
-        self.sizes = tuple(p.shape[1] for p in parts)
+        self.sizes = self._measured(example)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, sum of sizes]``, each block's part of length 1."""
@@ -81,13 +78,27 @@ class Blocks(nn.Module):
 
     def parts(self, x: Tensor) -> list[Tensor]:
         """``[B, D_b]`` of each block that is used, as they are."""
+        return self._parts(self.network, x)
+
+    def _parts(self, network: nn.Module, x: Tensor) -> list[Tensor]:
         outputs: dict[int, Tensor] = {}
         token = _seen.set(outputs)
         try:
-            end = self.network(x)
+            end = network(x)
         finally:
             _seen.reset(token)
         return [end if i == self.count - 1 else quarters(outputs[i]) for i in self.used]
+
+    @torch.no_grad()
+    def _measured(self, example: tuple[int, int, int]) -> tuple[int, ...]:
+        network = self.network
+        if next(network.parameters()).is_meta:
+            # torch takes seconds to load what runs layers without values: one of zeros is quicker
+            held = (*network.named_parameters(), *network.named_buffers())
+            network = frozen(network, {name: torch.zeros(t.shape) for name, t in held})
+        like = next(network.parameters())
+        parts = self._parts(network, torch.zeros(1, *example, dtype=like.dtype, device=like.device))
+        return tuple(p.shape[1] for p in parts)
 
 
 def features(trunk: Blocks, params: Tensors, buffers: Tensors, x: Tensor) -> Tensor:
