@@ -79,23 +79,23 @@ def represent(features: Tensor) -> Representation:
     return Representation(mean.float(), covariance.float(), n)
 
 
-def fold(features: Tensor) -> Tensor:
-    """Add features up, with signs, into at most :data:`WIDEST` groups; ``[n, D] -> [n, min(D, 128)]``.
+def fold(features: Tensor, width: int = WIDEST) -> Tensor:
+    """Add features up, with signs, into at most ``width`` groups; ``[n, D] -> [n, min(D, width)]``.
 
     A fixed sparse projection (count sketch): lengths and inner products are kept on average, with a relative error of
-    about ``sqrt(2 / 128)``. Group and sign come from an integer hash of the feature's index, so that every machine and
+    about ``sqrt(2 / width)``. Group and sign come from an integer hash of the feature's index, so that every machine and
     every version folds alike.
     """
     d = features.shape[1]
-    if d <= WIDEST:
+    if d <= width:
         return features
     index = torch.arange(d, dtype=torch.int64)
     mixed = (index * 2654435761) % (1 << 32)
     mixed = ((mixed ^ (mixed >> 15)) * 2246822519) % (1 << 32)
     mixed = mixed ^ (mixed >> 13)
-    group = mixed % WIDEST
+    group = mixed % width
     sign = (1 - 2 * ((mixed >> 16) & 1)).to(features.dtype)
-    return features.new_zeros(len(features), WIDEST).index_add_(1, group, features * sign)
+    return features.new_zeros(len(features), width).index_add_(1, group, features * sign)
 
 
 _Distances = weakref.WeakKeyDictionary[Representation, float]
