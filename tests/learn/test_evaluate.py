@@ -19,13 +19,24 @@ def toy():
     return algorithm, algorithm.init(generator(0))
 
 
-def test_interval_of_coin_flips_is_the_known_one():
+def interval_of_coin_flips_is_the_known_one(interval):
     flips = (torch.rand(600, generator=generator(1)) < 0.5).double().tolist()
-    mean, ci95 = mean_ci95(flips)
+    mean, ci95 = interval(flips)
     p = sum(flips) / 600
     assert mean == pytest.approx(p)
     assert ci95 == pytest.approx(1.96 * (p * (1 - p) / 599) ** 0.5)
     assert ci95 == pytest.approx(0.04, abs=0.0005)
+
+
+def test_interval_of_coin_flips_is_the_known_one():
+    interval_of_coin_flips_is_the_known_one(mean_ci95)
+
+
+@pytest.mark.parametrize("factor", [600**0.5, 1 / 1.96, 2, (599 / 600) ** 0.5])
+def test_another_interval_is_noticed(factor):
+    """Without the root of the number of episodes, one standard error, the whole width, the plain variance."""
+    with pytest.raises(AssertionError):
+        interval_of_coin_flips_is_the_known_one(lambda v: (mean_ci95(v)[0], factor * mean_ci95(v)[1]))
 
 
 class TestFreeze:

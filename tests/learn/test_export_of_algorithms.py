@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
 from tests.learn import conformance, tasks
 from workbench.core.context import Context
 from workbench.core.values import Preprocess
 from workbench.export.onnx import to_onnx
+from workbench.learn.algorithms.protonet import ProtoNet
 from workbench.learn.answer import Answering
 from workbench.learn.calibrate import prototypes
 from workbench.learn.protocol import generator
@@ -24,8 +26,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_the_exported_graph_answers_as_torch_does(case):
+def exported_graph_answers_as_torch_does(case):
     ort = pytest.importorskip("onnxruntime")
     algorithm, state = case.algorithm, case.fresh
     e = tasks.episode(generator(4), shots=(1, 3, 2, 1, 2))
@@ -41,3 +42,49 @@ def test_the_exported_graph_answers_as_torch_does(case):
         for got, want in zip(found, expected, strict=True):
             conformance.close(got, want[:n], 1e-4)
         assert torch.equal(found[0].argmax(1), expected[0][:n].argmax(1))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_the_exported_graph_answers_as_torch_does(case):
+    exported_graph_answers_as_torch_does(case)
+
+
+class SeesTheBatch(nn.Module):
+    """Features less their mean over the pictures that are asked about together."""
+
+    def __init__(self, trunk):
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, x):
+        f = self.trunk(x)
+        return f - f.mean(0)
+
+
+class AnotherWhenExported(nn.Module):
+    """As where a branch of Python is taken while the graph is made, and another one in use."""
+
+    def __init__(self, trunk):
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, x):
+        f = self.trunk(x)
+        if torch.compiler.is_exporting():
+            return f * 1.01
+        return f
+
+
+@pytest.mark.parametrize("trunk", [SeesTheBatch, AnotherWhenExported])
+def test_a_graph_that_answers_otherwise_is_noticed(trunk):
+    class Mistaken(ProtoNet):
+        def deploy(self, s, a):
+            deployed = super().deploy(s, a)
+            deployed.trunk = trunk(deployed.trunk)
+            return deployed
+
+    make = conformance.cases("protonet")[0].make
+    with pytest.raises(AssertionError):
+        exported_graph_answers_as_torch_does(
+            conformance.Case("mistaken", lambda ways: Mistaken(make(ways).p, make(ways).setting))
+        )

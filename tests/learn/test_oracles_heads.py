@@ -86,9 +86,7 @@ def test_primal_equals_dual(dim, weights):
     torch.testing.assert_close(heads.ridge(x, t, 0.3, weights), by_definition(x, t, 0.3, weights), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS, ids=["plain", "balanced"])
-@pytest.mark.parametrize("dim", [4, 25])
-def test_leave_one_out_equals_refitting(dim, weights):
+def left_out_answers_are_those_of_refitting(leave_one_out, dim, weights):
     x, t = normal(10, dim), heads.one_hot(Y, 3, normal(1))
     refitted = []
     for i in range(10):
@@ -96,9 +94,32 @@ def test_leave_one_out_equals_refitting(dim, weights):
         a = None if weights is None else weights[keep]
         refitted.append(x[i] @ heads.ridge(x[keep], t[keep], 0.3, a))
     refitted = torch.stack(refitted)
-    torch.testing.assert_close(heads.ridge_leave_one_out(x, t, 0.3, weights), refitted, rtol=0, atol=1e-10)
-    fitted = x @ heads.ridge(x, t, 0.3, weights)
-    assert float((fitted - refitted).abs().max()) > 0.05, "the ordinary residual is not the one left out"
+    torch.testing.assert_close(leave_one_out(x, t, 0.3, weights), refitted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=["plain", "balanced"])
+@pytest.mark.parametrize("dim", [4, 25])
+def test_leave_one_out_equals_refitting(dim, weights):
+    left_out_answers_are_those_of_refitting(heads.ridge_leave_one_out, dim, weights)
+
+
+def answers_of_the_very_examples(x, t, strength, weights):
+    return x @ heads.ridge(x, t, strength, weights)
+
+
+def without_the_weights(x, t, strength, weights):
+    return heads.ridge_leave_one_out(x, t, strength, None if weights is not None else torch.full_like(t[:, 0], 2.0))
+
+
+def residuals_for_answers(x, t, strength, weights):
+    return t - heads.ridge_leave_one_out(x, t, strength, weights)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=["plain", "balanced"])
+@pytest.mark.parametrize("mistake", [answers_of_the_very_examples, without_the_weights, residuals_for_answers])
+def test_other_left_out_answers_are_noticed(mistake, weights):
+    with pytest.raises(AssertionError):
+        left_out_answers_are_those_of_refitting(mistake, 25, weights)
 
 
 @pytest.mark.parametrize("strength", [0.0, -1.0])

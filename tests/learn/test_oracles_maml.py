@@ -165,17 +165,34 @@ def test_without_steps_it_is_joint_training(cls, head):
         torch.testing.assert_close(found[name], g, rtol=1e-9, atol=1e-11)
 
 
-def test_first_order_takes_the_query_gradient_at_the_adapted_weights():
-    algorithm, state = built(FOMAML, "textbook")
+def gradient_is_that_at_the_adapted_weights(algorithm, state):
     found = meta_gradient(algorithm, state, task())
     theta = {n: t.requires_grad_() for n, t in by_hand(algorithm, state.learned, task(), 3, 0.1).items()}
     query_loss_by_hand(algorithm, theta, task()).backward()
     for name, t in theta.items():
         g = found[{"w": "head.weight", "b": "head.bias"}.get(name, name)]
         torch.testing.assert_close(g, t.grad, rtol=1e-10, atol=1e-12)
-    # At the start instead of the end it would be joint training.
-    joint = meta_gradient(built(FOMAML, "textbook", inner_lr=0.0)[0], state, task())
-    assert float((joint["head.weight"] - found["head.weight"]).abs().max()) > 1e-3
+
+
+def test_first_order_takes_the_query_gradient_at_the_adapted_weights():
+    gradient_is_that_at_the_adapted_weights(*built(FOMAML, "textbook"))
+
+
+@pytest.mark.parametrize("planted", ["joint training", "no gradient at all", "second order"])
+def test_another_first_order_is_noticed(planted, monkeypatch):
+    algorithm, state = built(MAML if planted == "second order" else FOMAML, "textbook")
+    whole = inner.descent
+    if planted == "joint training":  # the gradient at the start
+        monkeypatch.setattr(inner, "descent", lambda loss, start, **k: (start for _ in whole(loss, start, **k)))
+    elif planted == "no gradient at all":  # the end is cut off from the start
+
+        def cut(loss, start, **kwargs):
+            for theta in whole(loss, start, **kwargs):
+                yield {n: t.detach() + 0 * start[n] for n, t in theta.items()}
+
+        monkeypatch.setattr(inner, "descent", cut)
+    with pytest.raises(AssertionError):
+        gradient_is_that_at_the_adapted_weights(algorithm, state)
 
 
 def test_first_order_meets_second_order_as_the_step_goes_to_zero():
