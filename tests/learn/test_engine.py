@@ -106,6 +106,8 @@ class TestTrain:
                 assert (known == pixels).all((1, 2, 3)).any()
         rights = [right for q in view.queries for _, right in q]
         assert 0 < sum(rights) < len(rights)
+        assert (view.ways, view.right + view.wrong) == (10, 120), "also those that are not shown"
+        assert 0 <= view.right - sum(rights) <= 120 - len(rights)
 
     def test_without_validation_the_last_state_is_kept(self):
         out = go(plan(), validation=False)

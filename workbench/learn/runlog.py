@@ -114,7 +114,10 @@ def view(sampler: Sampler, episode: Episode, number: int, correct: Tensor | None
         queries.append(
             tuple((png, bool(right[i])) for png, i in zip(pictures, asked, strict=True) if right is not None)
         )
-    return EpisodeView(number, episode.task, episode.class_names[:_CLASSES], tuple(support), tuple(queries))
+    good = None if right is None else int(right.sum())
+    bad = None if right is None else len(right) - int(right.sum())
+    names = episode.class_names[:_CLASSES]
+    return EpisodeView(number, episode.task, names, tuple(support), tuple(queries), episode.ways, good, bad)
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -33,12 +33,16 @@ class Gallery(QWidget):
 
     @property
     def right(self) -> int:
-        """Queries that were right."""
+        """Queries of the whole episode that were right."""
+        if self.view is not None and self.view.right is not None:
+            return self.view.right
         return sum(ok for row in self.view.queries for _png, ok in row) if self.view else 0
 
     @property
     def wrong(self) -> int:
-        """Queries that were wrong."""
+        """Queries of the whole episode that were wrong."""
+        if self.view is not None and self.view.wrong is not None:
+            return self.view.wrong
         return sum(not ok for row in self.view.queries for _png, ok in row) if self.view else 0
 
     def show_episode(self, view: EpisodeView | None, asked: int = 0) -> None:
@@ -88,8 +92,9 @@ class Gallery(QWidget):
         parts = []
         if queries < per_class:
             parts.append(self.tr("{n} of {all} shown").format(n=queries, all=per_class))
-        if classes < len(self.view.names):
-            parts.append(self.tr("{n} of {all} classes").format(n=classes, all=len(self.view.names)))
+        ways = max(self.view.ways, len(self.view.names))
+        if classes < ways:
+            parts.append(self.tr("{n} of {all} classes").format(n=classes, all=ways))
         edge = QRect(left + 60, 0, max(0, self.width() - left - 60), 20)
         words = ", ".join(parts)
         if p.fontMetrics().horizontalAdvance(words) > edge.width():
