@@ -6,6 +6,7 @@ import io
 import shlex
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -494,15 +495,34 @@ def test_metrics_come_in_batches_with_one_set_data_per_curve(
     finish(room, training, qtbot)
 
 
+def test_the_gallery_counts_what_it_does_not_show_too(room: TrainRoom) -> None:
+    monitor = room.monitor
+    monitor.show_episode(replace(episode(), ways=20, right=251, wrong=49), 15)
+    assert (monitor.gallery.right, monitor.gallery.wrong) == (251, 49)
+    assert "251 of 300 queries right" in monitor.gallery.accessibleDescription()
+    assert [monitor._right.text(), monitor._wrong.text()] == ["251 right", "49 wrong"]
+
+
+def state_words(room: TrainRoom, number: int = 0) -> str:
+    runs = room.monitor.runs.runs
+    return str(runs.data(runs.index(number, Column.STATE)))
+
+
 def test_pause_and_go_on(room: TrainRoom, training: Training, qtbot) -> None:
     begin(room, training, qtbot)
     qtbot.mouseClick(room.pause, Qt.MouseButton.LeftButton)
     assert room.job.paused
     assert room.pause.text() == "Resume"
     qtbot.waitUntil(lambda: room.monitor.figure_speed.beside() == "paused")
+    room.state.set_runs((run_of(3, "running"),))
+    assert state_words(room) == "Paused"
     qtbot.mouseClick(room.pause, Qt.MouseButton.LeftButton)
     assert not room.job.paused
     assert room.pause.text() == "Pause"
+    qtbot.waitUntil(lambda: state_words(room) == "Running")
+    room.job.pause()
+    qtbot.waitUntil(lambda: state_words(room) == "Paused")
+    room.job.resume()
     finish(room, training, qtbot)
 
 

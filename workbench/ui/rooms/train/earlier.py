@@ -72,6 +72,12 @@ class EarlierRuns(QObject):
         low, high = (last.value, last.value) if last.low is None or last.high is None else (last.low, last.high)
         return replace(row, accuracy=last.value, low=low, high=high, episodes=0)
 
+    @property
+    def says_paused(self) -> bool:
+        """Whether the run that goes on is listed as paused."""
+        row = self.row(self.live)
+        return row is not None and row.state == "paused"
+
     def show_buttons(self) -> None:
         """What can be done with the run that is marked."""
         row = self._monitor.runs.current()

@@ -314,6 +314,8 @@ class TrainRoom(Room):
         if job is self.job:
             self.monitor.show_progress(job.ctx.progress_now, paused=job.paused)
             self._show_buttons()
+            if self.earlier.says_paused != job.paused:
+                self.earlier.show()
 
     def _over(self) -> None:
         self.monitor.set_running(running=False)
