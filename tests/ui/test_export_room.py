@@ -9,7 +9,7 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QImage
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QApplication, QPushButton
+from PySide6.QtWidgets import QAbstractButton, QApplication, QPushButton, QWidget
 
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.teach import AddClass
@@ -215,6 +215,30 @@ def test_another_project_has_exports_of_its_own(room, taught, qtbot, monkeypatch
 )
 def test_the_time_of_an_export_is_told_by_the_clock_on_the_wall(at, said):
     assert when(at, datetime(2026, 3, 5, 20, tzinfo=timezone(timedelta(hours=1)))) == said
+
+
+@pytest.mark.parametrize("width", [968, 1123, 1124, 1204, 1343, 1344])
+def test_nothing_is_cut_off_beside_a_scroll_bar(taught, qtbot, monkeypatch, width):
+    monkeypatch.setattr(jobs, "save_taught", lambda request, project, model, ctx: model)
+    monkeypatch.setattr(jobs, "export", lambda request, project, ctx: exported())
+    frame = QWidget()  # as in the window, whose smallest size is its own
+    qtbot.addWidget(frame)
+    frame.resize(width, 560)
+    room = ExportRoom(taught, frame)
+    room.setGeometry(frame.rect())
+    frame.show()
+    room.export()
+    qtbot.waitUntil(lambda: room.primary.text() == "Export again")
+    assert room.width() == width
+    whole = room._places.currentWidget()
+    assert whole.minimumSizeHint().width() <= whole.width()
+    for area in (room._left, room._right):
+        qtbot.waitUntil(area.verticalScrollBar().isVisible)
+        assert area.widget().width() <= area.viewport().width()
+        for part in area.widget().findChildren(QWidget):
+            if part.isVisible():
+                right = part.mapTo(area.widget(), part.rect().topRight()).x()
+                assert right < area.viewport().width(), part.accessibleName()
 
 
 def test_formats_by_keyboard(room, qtbot):

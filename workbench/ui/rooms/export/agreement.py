@@ -83,10 +83,15 @@ class Agreement(Panel):
 
     def __init__(self) -> None:
         super().__init__(self.tr("Agreement"))
-        self.add_to_header(label(self.tr("one mark per picture"), "caption"))
+        self._legend = label(self.tr("one mark per picture"), "caption")
+        self.add_to_header(self._legend)
         self.scatter = Scatter()
         self.body.addWidget(self.scatter)
         self.body.setContentsMargins(16, 4, 16, 8)
+
+    def set_compact(self, *, compact: bool) -> None:
+        """Without the words at the right."""
+        self._legend.setVisible(not compact)
 
 
 _TOKEN = re.compile(r"(\"[^\"]*\")|\b(import|from|as|None|True|for|in|with|print)\b")
@@ -196,6 +201,11 @@ class Usage(Panel):
         for at, (name, value) in enumerate(facts):
             self._facts.addWidget(label(name, "secondary", wrap=True), at, 0)
             self._facts.addWidget(label(value, wrap=True), at, 1)
+
+    def set_compact(self, *, compact: bool) -> None:
+        """The button as an icon, which has its name as tooltip."""
+        self.copy.setText("" if compact else self.tr("Copy"))
+        self.copy.setToolTip(self.tr("Copy the lines"))
 
     def _copy(self) -> None:
         QGuiApplication.clipboard().setText(self.code.code() + "\n")

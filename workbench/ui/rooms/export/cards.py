@@ -85,22 +85,29 @@ class FormatCard(ClickFrame):
         head.addWidget(self._dot)
         head.addWidget(label(format_.title, "section"))
         head.addStretch(1)
-        beside = QHBoxLayout()
+        self._beside = QWidget()
+        beside = QHBoxLayout(self._beside)
+        beside.setContentsMargins(0, 0, 0, 0)
         beside.setSpacing(4)
         beside.addWidget(self._icon)
         beside.addWidget(self._state)
-        head.addLayout(beside)
+        head.addWidget(self._beside)
         column = QVBoxLayout(self)
         column.setContentsMargins(16, 12, 16, 12)
         column.setSpacing(6)
         column.addLayout(head)
         text = label(format_.text, "secondary", wrap=True)
-        for widget in (text, self._size):
-            row = QHBoxLayout()
+        self._head, self._foot = head, QHBoxLayout()
+        rows = (QHBoxLayout(), self._foot)
+        for widget, row in zip((text, self._size), rows, strict=True):
             row.setContentsMargins(24, 0, 0, 0)
             row.addWidget(widget)
             column.addLayout(row)
         self.set_state("", "", "")
+
+    def set_compact(self, *, compact: bool) -> None:
+        """The state beside the size instead of beside the title, where both would not fit."""
+        (self._foot if compact else self._head).addWidget(self._beside)
 
     def set_chosen(self, *, chosen: bool) -> None:
         """Show that it is the one to write."""
@@ -165,6 +172,11 @@ class FormatCards(QWidget):
         self._value = key
         for name, card in self.cards.items():
             card.set_chosen(chosen=name == key)
+
+    def set_compact(self, *, compact: bool) -> None:
+        """For a narrow column."""
+        for card in self.cards.values():
+            card.set_compact(compact=compact)
 
     def _choose(self, key: str) -> None:
         if key != self._value:

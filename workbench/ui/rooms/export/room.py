@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QUrl
-from PySide6.QtGui import QDesktopServices, QGuiApplication
+from PySide6.QtGui import QDesktopServices, QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import QHBoxLayout, QStackedWidget, QVBoxLayout, QWidget
 
 from workbench.core.context import Context
@@ -30,6 +30,8 @@ from workbench.ui.widgets.controls import button, label
 from workbench.ui.widgets.panel import scroll
 from workbench.ui.widgets.room import Room
 from workbench.ui.widgets.strip import EmptyHint
+
+_ROOMY = 1344
 
 
 def export_taught(request: TeachRequest, project: Path, model: Path, format_: str, out: Path, ctx: Context) -> Exported:
@@ -109,14 +111,22 @@ class ExportRoom(Room):
         row.addWidget(self._left)
         row.addWidget(self.verification, 1)
         row.addWidget(self._right)
-        self.compact_changed(compact=False)
+        self._fit()
         return content
 
-    def compact_changed(self, compact: bool) -> None:
-        """320 / rest / 416, narrower in a narrow window."""
-        self._left.setFixedWidth(248 if compact else 320)
-        self._right.setFixedWidth(272 if compact else 416)
-        self.verification.set_compact(compact=compact)
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Other columns, between wide and narrow too."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        """320 / rest / 416 where there is room for them, narrower columns with fewer words where there is not."""
+        tight = self.compact or self.width() < _ROOMY
+        self._left.setFixedWidth(248 if self.compact else 280 if tight else 320)
+        self._right.setFixedWidth(272 if self.compact else 300 if tight else 416)
+        for part in (self.cards, self.agreement, self.usage):
+            part.set_compact(compact=tight)
+        self.verification.set_compact(compact=self.compact, tight=tight)
 
     def focus_start(self) -> None:
         """The chosen format."""

@@ -145,7 +145,7 @@ class Verification(Panel):
         words = QVBoxLayout()
         words.setSpacing(0)
         self._folder = label("", "name")
-        self._files = label("", "caption")
+        self._files = label("", "caption", wrap=True)
         words.addWidget(self._folder)
         words.addWidget(self._files)
         foot.addLayout(words, 1)
@@ -155,11 +155,16 @@ class Verification(Panel):
         foot.addWidget(self.open_folder)
         return foot
 
-    def set_compact(self, *, compact: bool) -> None:
-        """In a narrow window the third figure stands in the list alone, and the header's button is the only one."""
+    def set_compact(self, *, compact: bool, tight: bool) -> None:
+        """Fewer things side by side.
+
+        Args:
+            compact: a narrow window: the header's button is the only one.
+            tight: the third figure stands in the list alone.
+        """
         figure, below = self._figures[2]
-        figure.setVisible(not compact)
-        below.setVisible(not compact)
+        figure.setVisible(not tight)
+        below.setVisible(not tight)
         self.again.setVisible(not compact)
 
     # ---- what happens ----------------------------------------------------------------------------
