@@ -245,6 +245,27 @@ def test_pictures_dropped_on_a_card_join_it_and_the_same_again_is_said(room, qtb
     drop(room.column.cards()[0], files(one))
     qtbot.waitUntil(lambda: "already in class 0" in room.strip.text())
     assert len(room.state.teach.classes[0].images) == 3
+    two, three = picture(tmp_path, "b.png"), picture(tmp_path, "c.png")
+    drop(room.column.cards()[0], files(two, one, three))
+    qtbot.waitUntil(lambda: "1 of 3 pictures is already in class 0." in room.strip.text())
+    assert len(room.state.teach.classes[0].images) == 5
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n")
+    drop(room.column.cards()[0], files(one, broken))
+    qtbot.waitUntil(lambda: "1 file was not read." in room.strip.text())
+    assert "The same pictures are already in class 0." in room.strip.text(), "both are said"
+
+
+def test_queries_that_are_there_already_are_said(room, qtbot, tmp_path) -> None:
+    fill(room.state, queries=0)
+    one, two, three = (picture(tmp_path, f"{n}.png") for n in "abc")
+    drop(room.queries, files(one, two))
+    qtbot.waitUntil(lambda: len(room.state.teach.queries) == 2)
+    drop(room.queries, files(one, two, three))
+    qtbot.waitUntil(lambda: "2 of 3 pictures are already in the queries." in room.strip.text())
+    assert len(room.state.teach.queries) == 3
+    assert room.state.undo()
+    assert len(room.state.teach.queries) == 2
 
 
 def test_examples_dragged_between_cards_move(room) -> None:

@@ -11,6 +11,7 @@ from workbench.data.read import image_ref
 from workbench.ui.widgets import words
 from workbench.ui.widgets.controls import Bar, Chip, ClickFrame, Segmented, button, label
 from workbench.ui.widgets.drop import DropTarget, image_of, paths_of
+from workbench.ui.widgets.elided import Elided
 from workbench.ui.widgets.figures import Figure, StepSlider, Whisker
 from workbench.ui.widgets.flow import FlowLayout
 from workbench.ui.widgets.focus import FocusRing
@@ -213,6 +214,22 @@ def test_panel_header(qtbot):
     assert made.accessibleName() == "Q"
 
 
+# ---- a line that is cut ---------------------------------------------------------------------------
+def test_a_line_without_room_ends_in_dots_and_says_all_in_its_tooltip(qtbot):
+    line = shown(qtbot, Elided("parts <b>from</b> the line & elsewhere", "section"))
+    line.resize(line.sizeHint())
+    assert line.shown() == line.text() == "parts <b>from</b> the line & elsewhere"
+    assert line.toolTip() == ""
+    line.resize(60, 20)
+    assert line.shown().endswith("\u2026")
+    assert line.fontMetrics().horizontalAdvance(line.shown()) <= 60
+    assert line.text() == line.accessibleName() == "parts <b>from</b> the line & elsewhere"
+    assert "&lt;b&gt;" in line.toolTip()
+    line.setText("short")
+    assert line.shown() == "short"
+    assert line.minimumSizeHint().width() <= line.sizeHint().width()
+
+
 # ---- drops ---------------------------------------------------------------------------------------
 def events(mime):
     at = QPointF(5, 5)
@@ -235,6 +252,29 @@ def test_drop_takes_local_paths_as_copies(qtbot, tmp_path):
     assert drop.dropAction() == Qt.DropAction.CopyAction
     assert got == [[str(tmp_path / "a.png")]]
     assert target.property("over") == "false"
+
+
+def test_a_drop_whose_source_is_gone_meanwhile_is_not_lost(qtbot, tmp_path):
+    target = shown(qtbot, DropTarget("Drop pictures"))
+    got = []
+    target.dropped.connect(got.append)
+    file = str(tmp_path / "a.png")
+    mime, gone = QMimeData(), QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(file)])
+    QApplication.sendEvent(target, events(mime)[0])
+    QApplication.sendEvent(target, events(gone)[1])
+    assert got == [[file]]
+    QApplication.sendEvent(target, events(gone)[1])
+    assert got == [[file]], "each drag is taken once"
+    QApplication.sendEvent(target, events(mime)[0])
+    QApplication.sendEvent(target, QDragLeaveEvent())
+    QApplication.sendEvent(target, events(gone)[1])
+    assert got == [[file]], "what left is not taken"
+    other = QMimeData()
+    other.setUrls([QUrl.fromLocalFile(file + "2")])
+    QApplication.sendEvent(target, events(mime)[0])
+    QApplication.sendEvent(target, events(other)[1])
+    assert got[1:] == [[file + "2"]], "what the drop itself says counts"
 
 
 def test_drop_refuses_text_and_foreign_addresses(qtbot):

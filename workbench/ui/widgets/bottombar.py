@@ -156,7 +156,7 @@ class BottomBar(QFrame):
             widget.setVisible(shown)
         self._more.setVisible(len(jobs) > 1)
         if len(jobs) > 1:
-            self._more.setText(self.tr("and {title}").format(title=", ".join(j.title for j in jobs[1:])))
+            self._more.setText(self.tr("and {title}").format(title=", ".join(_within(j.title) for j in jobs[1:])))
         if job is None:
             for other in (self._percent, self._rate, self._left, self.pause, self.stop):
                 other.hide()
@@ -248,3 +248,8 @@ def _put(at: QLabel, text: str) -> None:
         at.setText(text)
         font = theme.font("name" if at.property("role") == "name" else "body")
         at.setMinimumWidth(max(at.minimumWidth(), QFontMetrics(font).horizontalAdvance(text) + 2))
+
+
+def _within(title: str) -> str:
+    """A job's title in the midst of a sentence."""
+    return title[:1].lower() + title[1:]

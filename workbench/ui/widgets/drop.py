@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import QBuffer, QByteArray, QEvent, QIODevice, QMimeData, QObject, QRectF, Qt, Signal
+from PySide6.QtCore import QBuffer, QByteArray, QEvent, QIODevice, QMimeData, QObject, QRectF, Qt, QUrl, Signal
 from PySide6.QtGui import QColor, QDropEvent, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
@@ -42,6 +42,34 @@ def image_of(mime: QMimeData) -> bytes | None:
     return bytes(data.data()) if done else None
 
 
+class Held:
+    """Keeps which files a drag carries, from when it enters.
+
+    The data of a drag are asked of the program it comes from; where that ends before the drop, there is no answer.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[QUrl] = []
+
+    def look(self, mime: QMimeData) -> None:
+        """The drag is over us: remember its files (not its pixels, which may be many)."""
+        if mime.hasUrls():
+            self._files = mime.urls() or self._files
+
+    def drop(self, mime: QMimeData) -> QMimeData:
+        """What was dropped; what was seen before where the drop itself came empty."""
+        files, self._files = self._files, []
+        if not files or mime.urls() or mime.hasImage() or any(mime.data(f).size() for f in mime.formats()):
+            return mime
+        seen = QMimeData()
+        seen.setUrls(files)
+        return seen
+
+    def forget(self) -> None:
+        """The drag left."""
+        self._files = []
+
+
 class DropArea(QObject):
     """Makes a widget take drops.
 
@@ -60,6 +88,7 @@ class DropArea(QObject):
     def __init__(self, widget: QWidget, *, images: bool = True, inner: str = "") -> None:
         super().__init__(widget)
         self._images, self._inner = images, inner
+        self._held = Held()
         widget.setAcceptDrops(True)
         widget.installEventFilter(self)
 
@@ -91,19 +120,21 @@ class DropArea(QObject):
             if not self.takes(event.mimeData()):
                 event.ignore()
                 return True
+            self._held.look(event.mimeData())
             event.setDropAction(Qt.DropAction.CopyAction)
             event.accept()
             if kind == QEvent.Type.DragEnter:
                 self.over.emit(True)
             return True
         if kind == QEvent.Type.DragLeave:
+            self._held.forget()
             self.over.emit(False)
             return True
         if kind == QEvent.Type.Drop and isinstance(event, QDropEvent):
             self.over.emit(False)
             event.setDropAction(Qt.DropAction.CopyAction)
             event.accept()
-            self.take(event.mimeData())
+            self.take(self._held.drop(event.mimeData()))
             return True
         return False
 

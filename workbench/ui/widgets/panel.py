@@ -6,6 +6,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from workbench.ui.widgets.controls import label, line
+from workbench.ui.widgets.elided import Elided
 
 
 class Panel(QFrame):
@@ -31,7 +32,7 @@ class Panel(QFrame):
         column = QVBoxLayout(self)
         column.setContentsMargins(1, 1, 1, 1)
         column.setSpacing(0)
-        self._title = label(title, "section")
+        self._title = Elided(title, "section")
         self._beside = label(beside, "secondary")
         head = QWidget()
         head.setFixedHeight(header_height)

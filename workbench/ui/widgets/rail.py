@@ -84,7 +84,7 @@ class RailItem(QAbstractButton):
             painter.setFont(font)
             painter.setPen(QColor(ink))
             painter.drawText(QRectF(0, 34, self.width(), 16), Qt.AlignmentFlag.AlignCenter, self.text())
-        self._paint_badge(painter, (self.width() + 20) / 2 - 4, top)
+        self._paint_badge(painter, (self.width() + 20) / 2 - 1, top - (2 if self._narrow else 0))
 
     def _paint_badge(self, painter: QPainter, left: float, top: float) -> None:
         t = theme.tokens()
@@ -96,7 +96,7 @@ class RailItem(QAbstractButton):
             text = str(self._badge) if int(self._badge) < 1000 else "999+"
             painter.setFont(theme.font("caption"))
             wide = max(16.0, QFontMetrics(painter.font()).horizontalAdvance(text) + 9.0)
-            rect = QRectF(min(left, self.width() - wide - 1), top - 5, wide, 16)
+            rect = QRectF(min(left, self.width() - wide), top - 7, wide, 16)
             painter.setPen(QPen(QColor(t.border_strong), 1))
             painter.setBrush(QColor(t.window))
             painter.drawRoundedRect(rect.adjusted(0.5, 0.5, -0.5, -0.5), 7.5, 7.5)

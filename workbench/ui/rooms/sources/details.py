@@ -12,6 +12,7 @@ from workbench.core.values import ImageRef, Role, Task
 from workbench.ui.rooms.sources.findings import Episode, Finding, ready
 from workbench.ui.rooms.sources.words import count
 from workbench.ui.widgets.controls import Chip, Segmented, button, clear_layout, label, line
+from workbench.ui.widgets.elided import Elided
 from workbench.ui.widgets.flow import FlowLayout
 from workbench.ui.widgets.panel import scroll
 from workbench.ui.widgets.strip import IconLabel
@@ -59,7 +60,7 @@ class Details(QFrame):
         column.addWidget(line())
         head = QHBoxLayout()
         head.setContentsMargins(16, 0, 16, 0)
-        self._title = label("", "section")
+        self._title = Elided("", "section")
         self._title.setFixedHeight(43)
         self._title.setSizePolicy(self._title.sizePolicy().Policy.Ignored, self._title.sizePolicy().Policy.Fixed)
         self._number = Chip("", "warn")
@@ -114,8 +115,10 @@ class Details(QFrame):
     def set_compact(self, compact: bool) -> None:
         """Narrower, with shorter words."""
         self.setFixedWidth(264 if compact else 304)
-        self.roles.set_text("TRAIN", self.tr("Train") if compact else self.tr("Meta-train"))
         side = 8 if compact else 16
+        self.roles.set_text("TRAIN", self.tr("Meta-train"))
+        if self.roles.minimumSizeHint().width() > self.width() - 2 * side - 2:
+            self.roles.set_text("TRAIN", self.tr("Train"))
         self._role_column.setContentsMargins(side, 10, side, 12)
         self._thumb.setFixedSize(*(2 * (72 if compact else 96,)))
 
@@ -163,7 +166,6 @@ class Details(QFrame):
         self.roles.set_value(task.role.name)
         self.roles.setEnabled(bool(task.classes))
         self._title.setText(self.tr("Findings in {task}").format(task=task.name))
-        self._title.setToolTip(task.name)
         self._number.set(f"{len(findings):,}", "warn" if any(f.level == "warn" for f in findings) else "neutral")
         self._number.setVisible(bool(findings))
         for finding in findings[:50]:

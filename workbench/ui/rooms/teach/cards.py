@@ -56,7 +56,7 @@ class ClassCard(QFrame):
         head = QHBoxLayout()
         head.setContentsMargins(0, 0, 0, 0)
         head.setSpacing(0)
-        for widget, gap in ((self.key, 8), (self.marker, 6), (self.name, 4), (self.count, 0)):
+        for widget, gap in ((self.key, 8), (self.marker, 6), (self.name, 8), (self.count, 0)):
             head.addWidget(widget)
             head.addSpacing(gap)
         head.addStretch(1)

@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QWidget
 from workbench.core.values import ClassId, ImageRef
 from workbench.ui import theme
 from workbench.ui.rooms.teach.intake import Pasted
-from workbench.ui.widgets.drop import PICTURES, paths_of
+from workbench.ui.widgets.drop import PICTURES, Held, paths_of
 from workbench.ui.widgets.thumbs import Thumbs, draw_thumb
 
 MIME = "application/x-workbench-pictures"
@@ -98,6 +98,7 @@ class Catcher(QObject):
         """
         super().__init__(widget)
         self._own = own
+        self._held = Held()
         widget.setAcceptDrops(True)
         widget.installEventFilter(self)
 
@@ -124,17 +125,20 @@ class Catcher(QObject):
             if not words:
                 event.ignore()
                 return True
+            self._held.look(event.mimeData())
             event.setDropAction(Qt.DropAction.CopyAction)  # Wayland has no Link, and nothing is ever taken away
             event.accept()
             if kind == QEvent.Type.DragEnter:
                 self.over.emit(words)
             return True
         if kind == QEvent.Type.DragLeave:
+            self._held.forget()
             self.over.emit("")
             return True
         if kind == QEvent.Type.Drop and isinstance(event, QDropEvent):
             self.over.emit("")
-            carried = unpack(event.mimeData()) if self._words(event.mimeData()) else None
+            mime = self._held.drop(event.mimeData())
+            carried = unpack(mime) if self._words(mime) else None
             if carried is None:
                 event.ignore()
                 return True

@@ -98,35 +98,39 @@ class Deeds(QObject):
 
     def _found(self, found: intake.Found, target: ClassId) -> None:
         task, images = self._task, found.images
-        done = False
+        done, again, fresh = False, "", images
         if not images:
             pass
-        elif target == QUERIES:
-            done = self._add(AddQueries(images), images, {q.sha256 for q in task.queries}, self.tr("the queries"))
         elif target == NEW:
             done = self._new_classes(found.groups)
         else:
             own = next((c for c in task.classes if c.id == target), None)
-            have = {i.sha256 for i in own.images} if own is not None else set()
-            done = self._add(AddExamples(target, images), images, have, own.name if own is not None else "")
+            name = self.tr("the queries") if target == QUERIES else own.name if own is not None else ""
+            fresh = _fresh(images, task.queries if target == QUERIES else own.images if own is not None else ())
+            again = self._again(len(images) - len(fresh), len(images), name)
+            edit: Edit = AddQueries(fresh) if target == QUERIES else AddExamples(target, fresh)
+            done = bool(fresh) and self._state.edit(edit)
         if found.problems:
-            self._name_problems(found.problems)
+            self._name_problems(found.problems, again)
         elif not images:
             self.said.emit(
                 "warn", self.tr("No pictures were found."), self.tr("Choose pictures or a folder of pictures.")
             )
+        elif again and (done or not fresh):
+            headline = self.tr("Not all were added.") if done else self.tr("Nothing was added.")
+            self.said.emit("info", headline, again)
         elif done:
             self.said.emit("", "", "")
 
-    def _add(self, edit: Edit, images: Sequence[ImageRef], have: set[str], name: str) -> bool:
-        if name and have.issuperset(i.sha256 for i in images):
-            self.said.emit(
-                "info",
-                self.tr("Nothing was added."),
-                self.tr("The same pictures are already in {name}.").format(name=name),
-            )
-            return False
-        return self._state.edit(edit)
+    def _again(self, doubles: int, of: int, name: str) -> str:
+        """That pictures were there already, or came twice; "" where none did."""
+        if not doubles:
+            return ""
+        if doubles == of:
+            return self.tr("The same pictures are already in {name}.").format(name=name)
+        if doubles == 1:
+            return self.tr("1 of {n} pictures is already in {name}.").format(n=of, name=name)
+        return self.tr("{m} of {n} pictures are already in {name}.").format(m=doubles, n=of, name=name)
 
     def _new_classes(self, groups: Sequence[intake.Group]) -> bool:
         """Each folder becomes a class (or joins the one of its name), loose pictures become one."""
@@ -178,7 +182,7 @@ class Deeds(QObject):
         if self._together(edits) and target == NEW:
             self.created.emit(to)
 
-    def _name_problems(self, problems: Sequence[Problem]) -> None:
+    def _name_problems(self, problems: Sequence[Problem], more_to_say: str = "") -> None:
         shown = [f"{display(p.path).rsplit('/', 1)[-1]}: {p.reason}" for p in problems[:_NAMED]]
         more = len(problems) - len(shown)
         if more:
@@ -188,7 +192,7 @@ class Deeds(QObject):
             if len(problems) == 1
             else self.tr("{n} files were not read.").format(n=len(problems))
         )
-        self.said.emit("warn", headline, "; ".join(shown))
+        self.said.emit("warn", headline, " ".join(filter(None, ("; ".join(shown) + ".", more_to_say))))
 
     def _refused(self, error: Exception) -> None:
         if isinstance(error, WorkbenchError):
@@ -282,3 +286,9 @@ class Deeds(QObject):
 def new_id() -> ClassId:
     """An id that no class has."""
     return ClassId(uuid.uuid4().hex[:12])
+
+
+def _fresh(images: Sequence[ImageRef], held: Sequence[ImageRef]) -> tuple[ImageRef, ...]:
+    """Those that are not held yet, each once."""
+    have = {i.sha256 for i in held}
+    return tuple({i.sha256: i for i in images if i.sha256 not in have}.values())

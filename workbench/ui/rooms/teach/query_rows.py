@@ -28,7 +28,7 @@ from workbench.ui.widgets.thumbs import Thumbs, draw_thumb
 ROW = 76
 _KEY = 28
 _PAD = 16
-_NAME = 88
+_NAME = 84
 _LEAST = 76
 
 
@@ -116,6 +116,7 @@ class QueryDelegate(QStyledItemDelegate):
         super().__init__(parent)
         self._thumbs = thumbs
         self._fonts: dict[str, QFont] = {}
+        self._names = 0
         self.compact = False
         self.hover: tuple[int, str] = (-1, "")
         """Row and what the mouse is over there: ``accept`` or a key's index as text."""
@@ -195,7 +196,7 @@ class QueryDelegate(QStyledItemDelegate):
         painter.setPen(QColor(t.text if line.wins else t.secondary))
         metrics = QFontMetrics(font)
         name = sheet.name(line.at) or self.tr("none of these")
-        wide = _NAME
+        wide = self._name_width()
         shown = metrics.elidedText(name, Qt.TextElideMode.ElideRight, wide)
         left = rect.left() + 18
         middle = Qt.AlignmentFlag.AlignVCenter
@@ -205,6 +206,13 @@ class QueryDelegate(QStyledItemDelegate):
         bar = QRectF(left + wide + 8, rect.top() + 7, figure.left() - 8 - left - wide - 2, 6)
         if bar.width() >= 12:
             draw_bar(painter, bar, line.share, "secondary" if line.at < 0 else line.at, track)
+
+    def _name_width(self) -> int:
+        """What a name may take: 84, or what "none of these" needs where the font is wide."""
+        if not self._names:
+            metrics = QFontMetrics(self._font("strong"))
+            self._names = max(_NAME, metrics.horizontalAdvance(self.tr("none of these")) + 2)
+        return self._names
 
     def _paint_near(self, painter: QPainter, rect: QRect, near: Near) -> None:
         found = self._thumbs.pixmap(near.image, rect.width())
