@@ -30,6 +30,7 @@ QUICK_BY_KEY = {
     "maml++": {"inner_lr": 0.05},
     "mtl": {"inner_lr": 0.3, "factor_lr": 0.01},
     "versa": {"lr": 0.003},
+    "l2l": {"inner_steps": 10, "lr": 0.02},
 }
 GAIN = {"boil-textbook": 0.04, "cavia-textbook": None}
 """Where less is learnt of the toy task, or nothing: rows that stay, and one convolution alone, or the gains of its
