@@ -31,10 +31,12 @@ QUICK_BY_KEY = {
     "mtl": {"inner_lr": 0.3, "factor_lr": 0.01},
     "versa": {"lr": 0.003},
     "l2l": {"inner_steps": 10, "lr": 0.02},
+    "mann": {"tasks": 2, "controller": 32, "rows": 16, "width": 8, "heads": 2},
 }
-GAIN = {"boil-textbook": 0.04, "cavia-textbook": None}
+GAIN = {"boil-textbook": 0.04, "cavia-textbook": None, "mann": None}
 """Where less is learnt of the toy task, or nothing: rows that stay, and one convolution alone, or the gains of its
-eight channels, to turn the features of any five classes towards them."""
+eight channels, to turn the features of any five classes towards them; a memory whose use is itself to be learnt, which
+takes longer (its oracles have a task that it does learn)."""
 
 
 def build(key: str, params: dict[str, Any], ways: int = WAYS) -> Any:
@@ -322,12 +324,13 @@ def unequal_shots_and_few_of_all_work(case):
         z = predict(trained, state, e)
         assert z.shape == (len(e.query_y), ways)
         assert bool(z.isfinite().all())
-        if fixed_rows(case.fresh):
+        # what is neither fixed nor free takes as many classes as in training, or fewer
+        limited = ways > WAYS and not case.has("any-way")
+        if fixed_rows(case.fresh) or limited:
             with contextlib.suppress(WorkbenchError):
                 predict(case.algorithm, case.fresh, e)
-                raise AssertionError("a fixed head took another number of classes")
+                raise AssertionError("a limited head took another number of classes")
         else:
-            assert case.has("any-way")
             assert bool(predict(case.algorithm, case.fresh, e).isfinite().all())
 
 
