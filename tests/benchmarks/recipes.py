@@ -169,4 +169,6 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("soft-sharing", "Soft parameter sharing"),
     Recipe("platipus", "PLATIPUS", "prototype", {"test_steps": "5"}),
     Recipe("tim", "TIM, which sees all queries together"),
+    Recipe("lstm", "LSTM meta-learner", "prototype"),
+    Recipe("l2l", "L2L optimiser, an experiment", "prototype"),
 )
