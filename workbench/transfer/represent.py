@@ -83,8 +83,8 @@ def fold(features: Tensor, width: int = WIDEST) -> Tensor:
     """Add features up, with signs, into at most ``width`` groups; ``[n, D] -> [n, min(D, width)]``.
 
     A fixed sparse projection (count sketch): lengths and inner products are kept on average, with a relative error of
-    about ``sqrt(2 / width)``. Group and sign come from an integer hash of the feature's index, so that every machine and
-    every version folds alike.
+    about ``sqrt(2 / width)``. Group and sign come from an integer hash of the feature's index, so that every machine
+    and every version folds alike.
     """
     d = features.shape[1]
     if d <= width:
