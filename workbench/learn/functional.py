@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,10 +22,14 @@ from workbench.learn.norm import Norm2d
 Tensors = dict[str, Tensor]
 TRUNK = "trunk."
 """Prefix of a backbone's tensors in every algorithm's state, so that one algorithm's trunk can be used by another."""
+T = TypeVar("T")
 Substitute = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor | None]
 """Computes what :func:`call` is asked for in another way, or gives ``None`` where it cannot."""
+Runner = Callable[[Sequence[Callable[[], Any]]], list[Any]]
+"""Gives what some jobs give, in their order."""
 
 _substitute: ContextVar[Substitute | None] = ContextVar("substitute", default=None)
+_runner: ContextVar[Runner | None] = ContextVar("runner", default=None)
 
 
 def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
@@ -121,14 +126,21 @@ def call(module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, 
     return out
 
 
+def each(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """What the jobs give, in their order, perhaps side by side: no job may depend on another or on the order."""
+    by = _runner.get()
+    return [job() for job in jobs] if by is None else by(jobs)
+
+
 @contextmanager
-def substituted(by: Substitute | None) -> Iterator[None]:
-    """Within the block :func:`call` asks ``by`` first; with ``None`` nobody."""
-    token = _substitute.set(by)
+def substituted(by: Substitute | None, runner: Runner | None = None) -> Iterator[None]:
+    """Within the block :func:`call` asks ``by`` first, and :func:`each` leaves its jobs to ``runner``; else nobody."""
+    tokens = _substitute.set(by), _runner.set(runner)
     try:
         yield
     finally:
-        _substitute.reset(token)
+        _substitute.reset(tokens[0])
+        _runner.reset(tokens[1])
 
 
 def channels_last(t: Tensor) -> Tensor:

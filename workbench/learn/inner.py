@@ -11,6 +11,7 @@ normalised with their own statistics, queries with the examples' at the same ``t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -190,9 +191,13 @@ class TaskLoss(NamedTuple):
 
 
 def mean_gradient(
-    s: State, episodes: Sequence[Episode], task_loss: Callable[[Tensors, Episode], TaskLoss]
+    s: State,
+    episodes: Sequence[Episode],
+    task_loss: Callable[[Tensors, Episode], TaskLoss],
+    *,
+    in_order: bool = False,
 ) -> StepResult:
-    """The gradient of the mean loss over the tasks, one task's graph at a time.
+    """The gradient of the mean loss over the tasks, one task's graph at a time on each thread.
 
     The trunk's running averages in the memory follow the examples' statistics at the start. Gradient-based methods do
     not use them: they are kept so that another head can be put on the trunk as it is before adapting.
@@ -201,19 +206,26 @@ def mean_gradient(
         s: the state; its tensors get no gradients, the leaves are made here.
         episodes: the tasks.
         task_loss: of one task, as a function of the learned tensors.
+        in_order: take one task after the other, since ``task_loss`` draws or leaves something behind.
     """
     tasks = len(episodes)
     learned = {n: t.detach().requires_grad_() for n, t in s.learned.items()}
     total = {n: torch.zeros_like(t) for n, t in learned.items()}
     buffers = functional.under(s.memory)
+
+    def one(episode: Episode) -> tuple[TaskLoss, tuple[Tensor | None, ...]]:
+        found = task_loss(learned, episode)
+        grads = torch.autograd.grad(found.loss / tasks, list(learned.values()), allow_unused=True)
+        return TaskLoss(found.loss.detach(), found.logits.detach(), norm.detached(found.statistics)), grads
+
+    jobs = [partial(one, episode) for episode in episodes]
+    done = [job() for job in jobs] if in_order else functional.each(jobs)
     losses, correct = [], []
-    for episode in episodes:
-        loss, logits, seen = task_loss(learned, episode)
-        grads = torch.autograd.grad(loss / tasks, list(learned.values()), allow_unused=True)
+    for episode, ((loss, logits, seen), grads) in zip(episodes, done, strict=True):
         total = {n: t if g is None else t + g for (n, t), g in zip(total.items(), grads, strict=True)}
         buffers = norm.running_average(buffers, seen)
-        losses.append(float(loss.detach()))
-        correct.append(logits.detach().argmax(1) == episode.query_y)
+        losses.append(float(loss))
+        correct.append(logits.argmax(1) == episode.query_y)
     metrics = {"loss": sum(losses) / tasks, "accuracy": float(torch.cat(correct).float().mean())}
     memory = {**s.memory, **functional.named(buffers)}
     return StepResult(grads=total, memory=memory, metrics=metrics, correct=correct[0])

@@ -38,14 +38,23 @@ Statistics = dict[str, Moments]
 
 
 @dataclass(frozen=True, slots=True)
-class _Policy:
+class Policy:
+    """What layers do.
+
+    Attributes:
+        batch: use the statistics of the batch at hand.
+        differentiable: let the recorded ones carry gradients.
+        record: where the statistics are left by layer.
+        given: those to use instead.
+    """
+
     batch: bool = False
     differentiable: bool = False
     record: Statistics = field(default_factory=dict)
     given: Mapping[str, Moments] | None = None
 
 
-_policy: ContextVar[_Policy | None] = ContextVar("norm_policy", default=None)
+_policy: ContextVar[Policy | None] = ContextVar("norm_policy", default=None)
 
 
 @contextmanager
@@ -57,7 +66,7 @@ def batch_statistics(*, differentiable: bool = False) -> Iterator[Statistics]:
             *outputs* carry full gradients, of any order, either way.
     """
     record: Statistics = {}
-    token = _policy.set(_Policy(batch=True, differentiable=differentiable, record=record))
+    token = _policy.set(Policy(batch=True, differentiable=differentiable, record=record))
     try:
         yield record
     finally:
@@ -67,20 +76,16 @@ def batch_statistics(*, differentiable: bool = False) -> Iterator[Statistics]:
 @contextmanager
 def given_statistics(statistics: Mapping[str, Moments]) -> Iterator[None]:
     """Within the block layers use ``statistics``, by the name each layer has in its network."""
-    token = _policy.set(_Policy(given=statistics))
+    token = _policy.set(Policy(given=statistics))
     try:
         yield
     finally:
         _policy.reset(token)
 
 
-def recording() -> Statistics | None:
-    """Where a network that is called now is to leave its statistics by layer, if it is to use those of its batch.
-
-    ``None`` under any other policy, and where the statistics themselves are to carry gradients.
-    """
-    policy = _policy.get()
-    return policy.record if policy is not None and policy.batch and not policy.differentiable else None
+def current() -> Policy | None:
+    """What a network that is called now has to do; ``None``: use its running statistics."""
+    return _policy.get()
 
 
 class Norm2d(nn.Module):

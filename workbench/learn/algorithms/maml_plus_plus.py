@@ -165,19 +165,18 @@ class MAMLPlusPlus:
         if not self.p.msl:
             weights = loss_weights(self.p.inner_steps, 1.0)
         order: inner.Order = "first" if self.p.da and at.fraction < self.p.da_until else "second"
-        seen: list[list[norm.Statistics]] = []
+        seen: dict[int, list[norm.Statistics]] = {}  # by task: they may be done in any order
 
         def loss(learned: Tensors, e: Episode) -> inner.TaskLoss:
-            found, statistics = self.task_loss(learned, e, weights, order, ctx)
-            seen.append(statistics)
+            found, seen[id(e)] = self.task_loss(learned, e, weights, order, ctx)
             return found
 
         result = inner.mean_gradient(s, batch.episodes, loss)
         assert result.memory is not None
         memory = result.memory
         if self.p.bnrs:
-            for statistics in seen:
-                memory = _averaged(memory, statistics)
+            for e in batch.episodes:
+                memory = _averaged(memory, seen[id(e)])
         return replace(result, memory=memory)
 
     def task_loss(

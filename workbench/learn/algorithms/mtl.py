@@ -179,11 +179,11 @@ class MTL:
 
     def meta_learn(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:
         """Mean gradient over the tasks, and over a task of their hardest classes."""
-        answers: list[Tensor] = []
+        answers: dict[int, Tensor] = {}  # by task: they may be done in any order
 
         def loss(learned: Tensors, e: Episode) -> inner.TaskLoss:
             found = self.task_loss(learned, s.memory, e, ctx)
-            answers.append(found.logits.detach())
+            answers[id(e)] = found.logits.detach()
             return found
 
         result = inner.mean_gradient(s, batch.episodes, loss)
@@ -194,7 +194,7 @@ class MTL:
         if self.p.hard_tasks:
             fixed = self.setting.ways if self.p.head == "textbook" else None
             gen = generator(ctx.seed_for(f"mtl/{at.phase}/{at.step}"))
-            hard = hard_task(batch.episodes, answers, fixed, gen)
+            hard = hard_task(batch.episodes, [answers[id(e)] for e in batch.episodes], fixed, gen)
         if hard is not None:
             more = inner.mean_gradient(s, (hard,), loss)
             assert more.grads is not None

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
@@ -55,7 +56,7 @@ from workbench.learn.protocol import (
 )
 
 if TYPE_CHECKING:
-    from workbench.data.episodes import Episodes
+    from workbench.data.episodes import Episode, Episodes
 
 BETA2 = 0.999
 EPS = 1e-8
@@ -128,12 +129,16 @@ class Reptile:
         buffers = functional.under(s.memory)
         ends, losses, rights = [], [], []
         correct = None
-        for i, episode in enumerate(batch.episodes):
+
+        def fitted(i: int, episode: Episode) -> list[_Fit]:
             x = torch.cat([episode.support_x, episode.query_x])
             y = torch.cat([episode.support_y, episode.query_y])
             gen = generator(ctx.seed_for(f"reptile/{at.phase}/{at.step}/{i}"))
             rows = [r.to(y.device) for r in minibatches(len(y), self.p.inner_batch, self.p.inner_steps, gen)]
-            start, *steps = self._fit(s, x, y, episode.ways, rows, ctx)
+            return list(self._fit(s, x, y, episode.ways, rows, ctx))
+
+        done = functional.each([partial(fitted, i, episode) for i, episode in enumerate(batch.episodes)])
+        for episode, (start, *steps) in zip(batch.episodes, done, strict=True):
             end = steps[-1]
             ends.append({n: end.theta[n] for n in s.learned})
             squares = {n: q + end.square[n.removeprefix(SQUARE)] / tasks for n, q in squares.items()}

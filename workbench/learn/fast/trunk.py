@@ -1,13 +1,13 @@
-"""Conv-4 for ``functional.call``: the same features and gradients, computed by ``blocks``.
+"""Conv-4 for ``functional.call``: the same features and gradients, computed by ``blocks`` and ``second``.
 
-Any algorithm that passes pictures through its trunk under their own statistics gains by it without knowing. The
-gradient of the gradient is asked for rarely (an inner loop that reaches the trunk); it is then taken through the
-network as it is written, so it is right for every algorithm.
+Any algorithm that passes pictures through its trunk, under their own statistics or under given ones, gains by it
+without knowing. First and second derivatives are written out; where more is asked for (a third one, a second one
+through the statistics) the network is taken as it is written, so it is right for every algorithm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from workbench.learn import functional, norm
 from workbench.learn.backbones.conv4 import Block as ConvBlock
-from workbench.learn.fast import blocks
+from workbench.learn.fast import blocks, second
 
 NAMES = ("conv.weight", "norm.weight", "norm.bias")
+Gradients = tuple[Tensor | None, ...]
 
 
 def fits(module: nn.Module) -> bool:
@@ -35,6 +36,11 @@ def names(module: nn.Module) -> list[str]:
     return [f"{i}.{name}" for i in range(len(list(module.children())) - 1) for name in NAMES]
 
 
+def paths(module: nn.Module) -> list[str]:
+    """Its norms' names."""
+    return [part.path for part in module.modules() if isinstance(part, norm.Norm2d)]
+
+
 def eps(module: nn.Module) -> float:
     """Of its norms."""
     return next(part.eps for part in module.modules() if isinstance(part, norm.Norm2d))
@@ -45,55 +51,150 @@ def blocks_of(values: Sequence[Tensor]) -> list[blocks.Block]:
     return [blocks.Block(*values[i : i + 3]) for i in range(0, len(values), 3)]
 
 
-def recorded(module: nn.Module, tape: blocks.Tape) -> norm.Statistics:
-    """The statistics of a pass by the layers' names."""
-    paths = [part.path for part in module.modules() if isinstance(part, norm.Norm2d)]
-    return {path: norm.Moments(*seen) for path, seen in zip(paths, blocks.statistics(tape), strict=True)}
-
-
 def features(module: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
     """``[B, D]``, or ``None`` where the network, the device or the policy of ``norm`` is another."""
-    record = norm.recording()
-    if record is None or x.device.type != "cpu" or x.requires_grad or not fits(module):
+    policy = norm.current()
+    if policy is None or x.device.type != "cpu" or x.requires_grad or not fits(module):
         return None
     values = [params[name] for name in names(module)]
-    if torch.is_grad_enabled() and any(v.requires_grad for v in values):
-        out: Tensor = _Features.apply(module, record, x, *values)
+    out: Tensor
+    if policy.given is not None:
+        given = [policy.given[path] for path in paths(module)]
+        out = _Given.apply(module, [m.values for m in given], x, *values, *(t for m in given for t in m[:2]))
         return out
-    found, tape = _passed(module, x, values)
-    record.update(recorded(module, tape))
-    return found
+    counts: list[int] = []
+    out, *seen = _Own.apply(module, (counts, policy.differentiable), x, *values)
+    moments = map(norm.Moments, seen[::2], seen[1::2], counts)
+    policy.record.update(zip(paths(module), moments, strict=True))
+    return out
 
 
-def _passed(module: nn.Module, x: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, blocks.Tape]:
-    pictures = blocks.cut(x)
-    with torch.no_grad():
-        parts, tape = blocks.forward(blocks_of(values), pictures, len(pictures), eps(module))
-    return torch.cat(parts), tape
+class _Own(torch.autograd.Function):
+    """Features under the pictures' own statistics, and these: ``mean, var`` of each block."""
 
-
-class _Features(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, module: nn.Module, record: norm.Statistics, x: Tensor, *values: Tensor) -> Tensor:
-        found, tape = _passed(module, x, values)
-        record.update(recorded(module, tape))
+    def forward(
+        ctx: Any, module: nn.Module, kept: tuple[list[int], bool], x: Tensor, *values: Tensor
+    ) -> tuple[Tensor, ...]:
+        counts, differentiable = kept
+        found, tape = blocks.forward(blocks_of(values), blocks.cut(x), eps(module))
+        seen = blocks.statistics(tape)
+        counts += [m.values for m in seen]
+        flat = [t for m in seen for t in m[:2]]
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *values)
         ctx.module, ctx.tape = module, tape
-        return found
+        if not differentiable:
+            ctx.mark_non_differentiable(*flat)
+        return torch.cat(found), *flat
 
     @staticmethod
-    def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, wanted: Tensor | None, *into: Tensor | None) -> Gradients:
         x, *values = ctx.saved_tensors
+        tape: blocks.Tape = ctx.tape
+        statistics = any(t is not None for t in into)
+        if torch.is_grad_enabled() and statistics:
+            return None, None, None, *_as_written(_own(ctx.module, x), values, [wanted, *into])
+        if wanted is None:
+            wanted = torch.cat([layer.out.flatten(1) for layer in tape.layers[-1].chunks]).zero_()
         if torch.is_grad_enabled():
-            with functional.substituted(None), norm.batch_statistics():
-                found = functional.call(ctx.module, dict(zip(names(ctx.module), values, strict=True)), {}, x)
-            asked = [v for v in values if v.requires_grad]
-            given = iter(torch.autograd.grad(found, asked, wanted, create_graph=True))
-            return (None, None, None, *(next(given) if v.requires_grad else None for v in values))
-        sizes = [p.number for p in ctx.tape.pictures]
-        return (
-            None,
-            None,
-            None,
-            *(g for block in blocks.backward(ctx.tape, torch.split(wanted, sizes)) for g in block),
-        )
+            return None, None, None, *_Gradient.apply(ctx.module, tape, x, wanted, *values)
+        pairs = None
+        if statistics:
+            zero = [torch.zeros_like(layer.shift) for layer in tape.layers for _ in range(2)]
+            flat = [z if t is None else t for t, z in zip(into, zero, strict=True)]
+            pairs = list(zip(flat[::2], flat[1::2], strict=True))
+        found, _ = blocks.backward(tape, _parts(tape, wanted), pairs)
+        return None, None, None, *(g for block in found for g in block)
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient of what :class:`_Own` gives; its own gradient is ``second``'s."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, module: nn.Module, tape: blocks.Tape, x: Tensor, wanted: Tensor, *values: Tensor
+    ) -> tuple[Tensor, ...]:
+        found, way = blocks.backward(tape, _parts(tape, wanted))
+        ctx.save_for_backward(x, wanted, *values)
+        ctx.module, ctx.tape, ctx.way = module, tape, way
+        return tuple(g for block in found for g in block)
+
+    @staticmethod
+    def backward(ctx: Any, *along: Tensor) -> Gradients:
+        x, wanted, *values = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def gradient(leaves: list[Tensor]) -> list[Tensor]:
+                out = _own(ctx.module, x)(leaves[1:])[0]
+                return list(torch.autograd.grad(out, leaves[1:], leaves[0], create_graph=True))
+
+            return None, None, None, *_as_written(gradient, [wanted, *values], along)
+        out, found = second.changes(ctx.tape, ctx.way, blocks_of(along))
+        return None, None, None, torch.cat(out), *(g for block in found for g in block)
+
+
+class _Given(torch.autograd.Function):
+    """Features under given statistics, ``mean, var`` of each block behind the blocks' values."""
+
+    @staticmethod
+    def forward(ctx: Any, module: nn.Module, counts: list[int], x: Tensor, *tensors: Tensor) -> Tensor:
+        values, flat = tensors[: -2 * len(counts)], tensors[-2 * len(counts) :]
+        given = list(map(norm.Moments, flat[::2], flat[1::2], counts))
+        found, tape = blocks.forward(blocks_of(values), blocks.cut(x), eps(module), given)
+        ctx.save_for_backward(x, *tensors)
+        ctx.module, ctx.counts, ctx.tape = module, counts, tape
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, wanted: Tensor) -> Gradients:
+        x, *tensors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def answer(leaves: list[Tensor]) -> list[Tensor]:
+                values, flat = leaves[: -2 * len(ctx.counts)], leaves[-2 * len(ctx.counts) :]
+                given = map(norm.Moments, flat[::2], flat[1::2], ctx.counts)
+                with norm.given_statistics(dict(zip(paths(ctx.module), given, strict=True))):
+                    return [_called(ctx.module, x, values)]
+
+            return None, None, None, *_as_written(answer, tensors, [wanted])
+        found, way = blocks.backward(ctx.tape, _parts(ctx.tape, wanted))
+        into = blocks.into_given(ctx.tape, way)
+        return None, None, None, *(g for block in found for g in block), *(g for pair in into for g in pair)
+
+
+def _parts(tape: blocks.Tape, wanted: Tensor) -> tuple[Tensor, ...]:
+    """Rows of each chunk."""
+    return torch.split(wanted, [p.number for p in tape.pictures])
+
+
+# ---- as it is written -----------------------------------------------------------------------------------------------
+
+
+def _called(module: nn.Module, x: Tensor, values: Sequence[Tensor]) -> Tensor:
+    with functional.substituted(None):
+        return functional.call(module, dict(zip(names(module), values, strict=True)), {}, x)
+
+
+def _own(module: nn.Module, x: Tensor) -> Callable[[list[Tensor]], list[Tensor]]:
+    """Features and flat statistics, differentiable without end."""
+
+    def run(values: list[Tensor]) -> list[Tensor]:
+        with norm.batch_statistics(differentiable=True) as seen:
+            out = _called(module, x, values)
+        return [out, *(t for path in paths(module) for t in seen[path][:2])]
+
+    return run
+
+
+def _as_written(
+    run: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor], wanted: Sequence[Tensor | None]
+) -> Gradients:
+    """The gradient of what ``run`` gives, by ordinary automatic differentiation and with a graph."""
+    # Under new names: an input may have been computed from another one, whose gradient would then hold that way too.
+    leaves = [t.view_as(t) for t in inputs]
+    reached = [(o, w) for o, w in zip(run(leaves), wanted, strict=True) if w is not None]
+    asked = [t for t in leaves if t.requires_grad]
+    outs, sides = [o for o, _ in reached], [w for _, w in reached]
+    found = iter(torch.autograd.grad(outs, asked, sides, create_graph=True, allow_unused=True))
+    return tuple(next(found) if t.requires_grad else None for t in leaves)
