@@ -131,6 +131,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(
         "versa",
         "VERSA",
+        ways="20",
+        minutes=30,
         floors=(97.5, 99.0, None, None),
         paper=(99.70, 99.75, 97.66, 98.77),
         differs=_EACH,
@@ -171,4 +173,15 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("tim", "TIM, which sees all queries together"),
     Recipe("lstm", "LSTM meta-learner", "prototype"),
     Recipe("l2l", "L2L optimiser, an experiment", "prototype"),
+    Recipe(
+        "mann",
+        "MANN",
+        ways="5",
+        shots="1",
+        queries=9,
+        minutes=30,
+        cells=_FIVE,
+        paper=(82.8, 94.9, None, None),
+        differs="2nd and 5th presentation of a class in a sequence",
+    ),
 )
