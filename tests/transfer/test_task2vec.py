@@ -73,6 +73,24 @@ def test_pictures_do_not_meet_in_the_gradient_or_in_the_batch_norm():
     assert set(kind.fisher(x, head(), CTX)) == {"conv.weight"}, "neither the classifier nor the batch norm"
 
 
+def test_the_batch_norm_keeps_its_running_statistics():
+    """Against torch's own layer in eval mode, picture by picture and class by class."""
+    kind, (x, _), (weight, bias) = probe(), pictures(each=1), head()
+    conv, norm = nn.Conv2d(1, 8, 3, padding=1, bias=False).double(), nn.BatchNorm2d(8).double().eval()
+    conv.load_state_dict({"weight": kind.fixed["conv.weight"]})
+    norm.load_state_dict(
+        {n.removeprefix("norm."): t for n, t in kind.fixed.items() if n != "conv.weight"}, strict=False
+    )
+    total = torch.zeros_like(conv.weight)
+    for picture in x:
+        features = F.max_pool2d(F.relu(norm(conv(picture[None]))), 2).flatten(1)
+        log_p = F.linear(features, weight, bias).log_softmax(1)[0]
+        for value in log_p:
+            slope = torch.autograd.grad(value, conv.weight, retain_graph=True)[0]
+            total += value.detach().exp() * slope.square() / len(x)
+    assert torch.allclose(kind.fisher(x, head(), CTX)["conv.weight"], total, rtol=1e-8)
+
+
 def test_one_number_per_filter_and_none_is_negative():
     kind = probe()
     v = kind.embed(task(), CTX)
