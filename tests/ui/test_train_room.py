@@ -212,7 +212,7 @@ def test_a_form_is_made_from_the_fields(form: Form) -> None:
     assert form.overrides() == {"steps": 7}
     assert form.inputs["inner_lr"].toolTip() == "Step on the support set."
     form.inputs["first_order"].setChecked(True)  # type: ignore[attr-defined]
-    form.inputs["head"].setCurrentText("textbook")  # type: ignore[attr-defined]
+    form.inputs["head"].setCurrentText("Textbook")  # type: ignore[attr-defined]
     assert form.overrides() == {"steps": 7, "first_order": True, "head": "textbook"}
 
 
@@ -894,6 +894,9 @@ def test_the_card_and_the_command_of_a_run(room: TrainRoom, kept, qtbot) -> None
     row = room.earlier.row(run.id)
     card = dict(facts(row, request, entry_of()))
     assert card["Hyperparameters"] == "steps 3"
+    chosen = {"steps": 3, "first_order": True, "head": "textbook", "gone": 1}
+    card = dict(facts(row, replace(request, params=chosen), entry_of(), FIELDS))
+    assert card["Hyperparameters"] == "Inner steps: 3, First order: yes, Head: Textbook, gone 1"
     assert card["Sources"] == "greek, latin"
     assert card["Versions"] == "torch 2.15"
     settle(room, qtbot)

@@ -12,7 +12,9 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QComboBox, QLabel, QRadioButton, QWidget
 
 from tests.ui.test_train_room import CATALOGUE, FIELDS, RECOMMENDED, TASKS, make_task, run_of, settle
+from workbench.core.params import fields_of
 from workbench.core.values import AlgorithmInfo, Role
+from workbench.learn.registry import algorithms
 from workbench.services import jobs
 from workbench.services.requests import AlgorithmRow, Catalogue
 from workbench.ui import state as state_module
@@ -20,9 +22,10 @@ from workbench.ui import theme
 from workbench.ui.rooms.train.algorithms import AlgorithmsPage
 from workbench.ui.rooms.train.cards import reason_lines
 from workbench.ui.rooms.train.chips import SetupChip
+from workbench.ui.rooms.train.fields import Entry
 from workbench.ui.rooms.train.room import TrainRoom
 from workbench.ui.state import AppState
-from workbench.ui.widgets.methods import FAMILIES, by_family, matches, tag_words
+from workbench.ui.widgets.methods import FAMILIES, by_family, choice_words, matches, tag_words
 
 
 def method(key: str, family: str, tags: frozenset[str] = frozenset({"trains", "any-way"})) -> AlgorithmInfo:
@@ -54,6 +57,38 @@ def test_families_come_in_the_order_of_the_catalogue_and_new_ones_last() -> None
     grouped = by_family(infos)
     assert list(grouped) == ["optimisation", "metric", "something new"]
     assert [i.key for i in grouped["metric"]] == ["a", "b"]
+
+
+def test_choices_are_said_in_words() -> None:
+    for choice, said in (("prototype", "Prototype"), ("CL2N", "CL2N"), ("pcgrad", "PCGrad"), ("two-step", "Two step")):
+        assert choice_words(choice) == said
+
+
+def test_every_algorithm_of_the_catalogue_can_be_read(page: AlgorithmsPage, qtbot) -> None:
+    rows = tuple(AlgorithmRow(a.info, fields_of(a.Params)) for a in algorithms().values())
+    page.set_catalogue(Catalogue(rows, ()))
+    assert len({r.info.title for r in rows}) == len(rows)
+    for row in rows:
+        info = row.info
+        assert info.family in FAMILIES, info.key
+        assert info.summary.endswith("."), info.key
+        assert info.paper, info.key
+        page.show_algorithm(info.key, {}, locked=False)
+        titles = [f.title for f in row.fields]
+        assert len(set(titles)) == len(titles), info.key
+        for f in row.fields:
+            assert f.title[:1].isupper(), (info.key, f.name)
+            assert "_" not in f.title, (info.key, f.name)
+            assert len(f.help) > 5, (info.key, f.name)
+            assert f.help.endswith("."), (info.key, f.name)
+            made = page.form.inputs[f.name]
+            spoken = made.line.accessibleName() if isinstance(made, Entry) else made.accessibleName() or made.text()
+            assert spoken == f.title, (info.key, f.name)
+            if isinstance(made, QComboBox):
+                shown = [made.itemText(n) for n in range(made.count())]
+                assert len(set(shown)) == len(f.choices), (info.key, f.name)
+                assert not any("_" in text or text[:1].islower() for text in shown), (info.key, shown)
+        assert page.form.overrides() == {}, "what is shown at first are the defaults"
 
 
 def test_tags_are_said_in_words() -> None:

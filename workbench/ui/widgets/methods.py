@@ -16,6 +16,7 @@ FAMILIES = (
     "transfer baseline",
     "multi-task",
     "transductive",
+    "learned structure",
 )
 """In the order in which they are listed; a family that is not named here follows these."""
 
@@ -52,6 +53,16 @@ def tag_words(tags: frozenset[str]) -> tuple[str, ...]:
     if "trains" not in tags:
         words.append("Nothing to train")
     return (*words, *(_spelt(tag) for tag in sorted(tags - set(_WORDS) - _ONLY_FOR_MACHINES)))
+
+
+_NAMES: Mapping[str, str] = {"adam": "Adam", "sgd": "SGD", "pcgrad": "PCGrad", "fisher": "Fisher", "lstm": "LSTM"}
+
+
+def choice_words(choice: str) -> str:
+    """A choice of a hyperparameter as a form shows it: "prototype" is "Prototype", "CL2N" stays."""
+    if not choice.islower():
+        return choice
+    return _NAMES.get(choice) or family_title(choice.replace("-", " ").replace("_", " "))
 
 
 def _spelt(tag: str) -> str:

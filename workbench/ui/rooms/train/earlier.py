@@ -152,7 +152,13 @@ class EarlierRuns(QObject):
         folder, row = self._folder(run), self.row(run)
         if folder is not None and row is not None:
             entry = next((e for e in self._state.entries if e.id == row.entry), None)
-            self._read(read_request, folder, lambda request: CardDialog(row, request, entry, self._room).open())
+            rows = self._room.catalogue.algorithms if self._room.catalogue else ()
+
+            def show(request: TrainRequest) -> None:
+                fields = next((a.fields for a in rows if a.info.key == request.algorithm), ())
+                CardDialog(row, request, entry, fields, self._room).open()
+
+            self._read(read_request, folder, show)
 
     def _read(self, fn: Callable[..., Any], folder: Path, done: Callable[[Any], object], *first: object) -> None:
         self._state.lanes.submit("files", fn, *first, folder, title=self.tr("Reading a run"), on_done=done)

@@ -14,6 +14,7 @@ from workbench.core.params import FieldSpec
 from workbench.ui import icons, theme
 from workbench.ui.rooms.train.setup import field_reason
 from workbench.ui.widgets.controls import label, set_property
+from workbench.ui.widgets.methods import choice_words
 
 
 class Entry(QWidget):
@@ -254,7 +255,7 @@ class Form(QWidget):
             return widget.value()
         if isinstance(widget, QCheckBox):
             return widget.isChecked()
-        return widget.currentText() if isinstance(widget, QComboBox) else spec.default
+        return widget.currentData() if isinstance(widget, QComboBox) else spec.default
 
     def _input(self, spec: FieldSpec, value: Any) -> QWidget:
         if spec.kind == "bool":
@@ -265,8 +266,9 @@ class Form(QWidget):
         if spec.kind == "choice":
             combo = _Choice()
             combo.setAccessibleName(spec.title)
-            combo.addItems(list(spec.choices))
-            combo.setCurrentText(str(value))
+            for choice in spec.choices:
+                combo.addItem(choice_words(choice), choice)
+            combo.setCurrentIndex(max(combo.findData(str(value)), 0))
             combo.currentIndexChanged.connect(self.changed)
             return combo
 

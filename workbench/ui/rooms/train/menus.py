@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,13 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QDialog, QGridLayout, QHBoxLayout, QMenu, QVBoxLayout, QWidget
 
+from workbench.core.params import FieldSpec
 from workbench.core.values import KnowledgeEntry, Role, TrainRequest
 from workbench.ui import icons
 from workbench.ui.rooms.train.rows import RunRow, time_words
 from workbench.ui.rooms.train.setup import count, range_words, used
 from workbench.ui.widgets.controls import button, label
+from workbench.ui.widgets.methods import choice_words
 from workbench.ui.widgets.panel import scroll
 
 if TYPE_CHECKING:
@@ -35,12 +38,15 @@ def of_run(runs: EarlierRuns, room: TrainRoom, row: RunRow) -> QMenu:
     return menu
 
 
-def facts(row: RunRow, request: TrainRequest, entry: KnowledgeEntry | None) -> list[tuple[str, str]]:
-    """The card of a run as names and values."""
+def facts(
+    row: RunRow, request: TrainRequest, entry: KnowledgeEntry | None, fields: Sequence[FieldSpec] = ()
+) -> list[tuple[str, str]]:
+    """The card of a run as names and values; ``fields`` are the hyperparameters of its algorithm."""
+    specs = {f.name: f for f in fields}
     found = [
         ("State", row.state + (f": {row.message}" if row.message else "")),
         ("Algorithm", row.algorithm),
-        ("Hyperparameters", ", ".join(f"{k} {v}" for k, v in request.params.items()) or "as designed"),
+        ("Hyperparameters", ", ".join(_param(k, v, specs.get(k)) for k, v in request.params.items()) or "as designed"),
         ("Backbone", f"{row.backbone}, {request.size} px, {request.channels}"),
         ("Sources", ", ".join(t.name for t in used(request.sources, Role.TRAIN))),
         (
@@ -64,6 +70,14 @@ def facts(row: RunRow, request: TrainRequest, entry: KnowledgeEntry | None) -> l
     return found
 
 
+def _param(name: str, value: object, spec: FieldSpec | None) -> str:
+    if spec is None:
+        return f"{name} {value}"
+    if spec.kind == "bool":
+        return f"{spec.title}: {'yes' if value else 'no'}"
+    return f"{spec.title}: {choice_words(str(value)) if spec.kind == 'choice' else value}"
+
+
 def _episode(request: TrainRequest) -> str:
     parts = [range_words(request.ways, "way"), range_words(request.shots, "shot")]
     parts.append(count(request.queries, "query", "queries"))
@@ -81,7 +95,14 @@ def _words(value: object) -> str:
 class CardDialog(QDialog):
     """A run's card, and its command to copy."""
 
-    def __init__(self, row: RunRow, request: TrainRequest, entry: KnowledgeEntry | None, parent: QWidget) -> None:
+    def __init__(
+        self,
+        row: RunRow,
+        request: TrainRequest,
+        entry: KnowledgeEntry | None,
+        fields: Sequence[FieldSpec],
+        parent: QWidget,
+    ) -> None:
         super().__init__(parent)
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle(row.name)
@@ -96,7 +117,7 @@ class CardDialog(QDialog):
         grid.setHorizontalSpacing(16)
         grid.setVerticalSpacing(6)
         grid.setColumnStretch(1, 1)
-        for at, (name, value) in enumerate(facts(row, request, entry)):
+        for at, (name, value) in enumerate(facts(row, request, entry, fields)):
             grid.addWidget(label(name, "secondary"), at, 0, Qt.AlignmentFlag.AlignTop)
             shown = label(value, "body", wrap=True)
             shown.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
