@@ -27,8 +27,8 @@ What is chosen here:
   reaches ``kl_until``; otherwise the posterior is pressed onto the prior before either knows anything.
 * **Draws are kept in what adapting gives**, so the same picture always gets the same answer; the exported graph is all
   the adapted networks and the average of their probabilities. Their features side by side are the embedding.
-* **No rows of a textbook head by number**: which row of noise a class gets is decided by its pictures. So neither
-  numbering nor order of the examples changes an answer; the seed does, hence the tag ``stochastic``.
+* **Noise goes by the pictures**, not by the numbers of the classes, where a textbook head has a row for each. So
+  neither numbering nor order of the examples changes an answer; the seed does, hence the tag ``stochastic``.
 
 The head is ``prototype`` or ``textbook`` and batch norm is MetaBN, both as in MAML. A new task costs ``draws`` times
 what it costs there, in time and in size. Nothing but the loss holds the spreads up: where tasks are not ambiguous, as
@@ -256,7 +256,7 @@ class Platipus:
     ) -> Adapted:
         """``draws`` networks, each adapted from a start drawn from the prior: ``draw.<l>.`` before MAML's names.
 
-        All take their ``test_steps`` steps together, and settle at the examples' statistics at its own weights.
+        All take their ``test_steps`` steps together, and settle, each at the examples' statistics there.
         """
         gen = generator(ctx.seed_for("platipus/draws"))
         p, place = self.prior(s.learned, support)
