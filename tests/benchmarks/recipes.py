@@ -184,4 +184,5 @@ RECIPES: tuple[Recipe, ...] = (
         paper=(82.8, 94.9, None, None),
         differs="2nd and 5th presentation of a class in a sequence",
     ),
+    Recipe("generated", "Generated head", ways="20"),
 )
