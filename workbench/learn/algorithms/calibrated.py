@@ -45,7 +45,7 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import base_classes, functional, heads, logistic, registry, supervised
+from workbench.learn import base_classes, examples, functional, heads, logistic, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -166,27 +166,43 @@ class Calibrated:
         features = self._features(s, support.x) if support.features is None else support.features
         p, y, ways = self.p, support.y, support.ways
         x = powered(features, p.power)
-        rows, labels, weights = [x], [y], [heads.balanced(y, ways, x)]
-        drawn = self.drawn(s, x, y, ways, ctx) if p.samples and p.weight else None
-        if drawn is not None:
-            more = heads.balanced(drawn[1], ways, x) * (len(y) / len(drawn[1]))
-            rows, labels, weights = [x, drawn[0]], [y, drawn[1]], [(1 - p.weight) * weights[0], p.weight * more]
-        weight, bias = logistic.fit(
-            F.normalize(torch.cat(rows), dim=1), torch.cat(labels), ways, c=p.c, ctx=ctx, weights=torch.cat(weights)
-        )
-        return Adapted({"weight": weight, "bias": bias}, ways)
+        rows, labels, weights, basis = x, y, heads.balanced(y, ways, x), None
+        if p.samples and p.weight:
+            rows, basis, drawn, drawn_y = self.drawn(s, x, y, ways, ctx)
+            more = heads.balanced(drawn_y, ways, x) * (len(y) / len(drawn_y))
+            rows, labels = torch.cat([rows, drawn]), torch.cat([y, drawn_y])
+            weights = torch.cat([(1 - p.weight) * weights, p.weight * more])
+        weight, bias = logistic.fit(F.normalize(rows, dim=1), labels, ways, c=p.c, ctx=ctx, weights=weights)
+        weight = examples.from_span(weight.T, basis).T.contiguous()
+        return Adapted({"weight": weight.to(x), "bias": bias.to(x)}, ways)
 
-    def drawn(self, s: State, x: Tensor, y: Tensor, ways: int, ctx: Context) -> tuple[Tensor, Tensor]:
-        """Features ``[m', D]`` and their labels, the same number for each class as near as its examples divide it."""
+    def drawn(
+        self, s: State, x: Tensor, y: Tensor, ways: int, ctx: Context
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """The examples, a basis, features drawn for them, and their labels.
+
+        Each class gets the same number of features, as near as its examples divide it. Examples ``[S, r]`` and drawn
+        features ``[m', r]`` are float64 coordinates in the basis ``[D, r]`` (``None``: they are features as they are).
+        Where the source classes share a covariance all examples share their noise, and with their means it spans few
+        of 1600 dimensions (see ``examples.in_span``).
+        """
         shots = heads.one_hot(y, ways, x).sum(0)
         counts = (self.p.samples / shots[y]).round().clamp_min(1).long().tolist()
         normal = torch.randn(max(counts), x.shape[1], generator=generator(SEED), dtype=torch.float64).to(x)
-        parts = []
-        for (mean, root), n in zip(calibrated(x, s.memory, self.p.neighbours, self.p.alpha), counts, strict=True):
+        means: list[Tensor] = []
+        roots: list[Tensor] = []
+        noises: list[Tensor] = []
+        for mean, root in calibrated(x, s.memory, self.p.neighbours, self.p.alpha):
             ctx.check()
-            noise = normal[:n] * root if root.ndim == 1 else normal[:n] @ root.T
-            parts.append(mean + noise)
-        return torch.cat(parts), y.repeat_interleave(torch.tensor(counts, device=y.device))
+            if not roots or root is not roots[-1]:
+                noises.append(normal * root if root.ndim == 1 else normal @ root.T)
+            means.append(mean)
+            roots.append(root)
+        parts, basis = examples.in_span(torch.cat([x, torch.stack(means), *noises]).double())
+        known, middle, noise = parts[: len(x)], parts[len(x) : 2 * len(x)], parts[2 * len(x) :]
+        noise = noise.view(len(noises), len(normal), -1).expand(len(x) if len(noises) == 1 else -1, -1, -1)
+        drawn = torch.cat([middle[i] + noise[i, :n] for i, n in enumerate(counts)])
+        return known, basis, drawn, y.repeat_interleave(torch.tensor(counts, device=y.device))
 
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
@@ -224,6 +240,8 @@ def powered(features: Tensor, power: float) -> Tensor:
 def calibrated(x: Tensor, memory: dict[str, Tensor], neighbours: int, alpha: float) -> Iterator[tuple[Tensor, Tensor]]:
     """For each example ``mu' [D]`` and a root of ``Sigma'``: lower triangular ``[D, D]``, or ``[D]`` where diagonal.
 
+    Where all have the same root it is the same tensor.
+
     Args:
         x: ``[S, D]``.
         memory: of ``base_classes``; without any, an example stands for itself.
@@ -232,7 +250,8 @@ def calibrated(x: Tensor, memory: dict[str, Tensor], neighbours: int, alpha: flo
     """
     known = base_classes.described(memory) if neighbours else None
     if known is None:
-        yield from ((row, torch.full_like(row, alpha**0.5)) for row in x)
+        root = torch.full_like(x[0], alpha**0.5)
+        yield from ((row, root) for row in x)
         return
     mean, spread = known.mean.to(x), known.spread.to(x)
     n = min(neighbours, len(mean))
@@ -248,8 +267,9 @@ def _root(spread: Tensor, alpha: float) -> Tensor:
     """Of ``spread + alpha I``; in float64, since a covariance of few pictures is singular."""
     if spread.ndim == 1:
         return (spread + alpha).sqrt()
-    wide = spread.double()
-    root: Tensor = torch.linalg.cholesky(wide + alpha * torch.eye(len(wide), dtype=wide.dtype, device=wide.device))
+    wide = spread.to(torch.float64, copy=True)
+    wide.diagonal().add_(alpha)
+    root: Tensor = torch.linalg.cholesky(wide)
     return root.to(spread)
 
 
