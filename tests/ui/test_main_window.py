@@ -269,11 +269,48 @@ def test_every_control_has_an_accessible_name(window):
 
 
 def test_session_survives(home):
-    kept = session.Session("QUJD", "teach", "dark", "/a", ("/a", "/b"))
+    kept = session.Session("QUJD", "teach", "dark", "/a", ("/a", "/b"), {"sources": "t1"})
     session.save(kept)
     assert session.load() == kept
     (paths.config_home() / "window.json").write_bytes(b"{")
     assert session.load() == session.Session()
+
+
+def test_what_was_selected_is_selected_at_the_next_start(window, qtbot, themed, monkeypatch):
+    window.state.set_tasks((task("a", "x"), task("b", "x"), task("c", "x")))
+    window.go("sources")
+    window.rooms["sources"].reveal("task", "b")
+    window.go("export")
+    window.rooms["export"].select("bundle")
+    qtbot.waitUntil(lambda: not window.state.lanes.busy("files"))
+    window._remember()
+    kept = session.load()
+    assert kept.room == "export"
+    assert kept.selected == {"sources": "b", "export": "bundle"}
+
+    again = MainWindow(AppState(), kept)
+    again.state.setParent(again)
+    again.show()
+    tasks = window.state.tasks
+    monkeypatch.setattr("workbench.project.project.Project.tasks", lambda _self: tasks)
+    again.begin(paths.scratch_project().with_name("again"))
+    assert again.state.room == "export"
+    assert again.rooms["export"].cards.value() == "bundle"
+    again.go("sources")
+    assert again.rooms["sources"].task_id == "b"
+    assert again.rooms["sources"].list.currentIndex().row() == 1
+    again.state.set_tasks(tasks[:1])
+    again.rooms["sources"].select("b")
+    assert again.rooms["sources"].task_id == "a", "what is gone is left"
+    monkeypatch.setattr("workbench.ui.main_window._CLOSE_SECONDS", 55.0)
+    again.close()
+    qtbot.waitUntil(lambda: again._closed)
+    again.deleteLater()
+
+
+def test_the_last_project_is_known_after_a_crash(window, tmp_path):
+    assert window.open_at(tmp_path / "mine", create=True)
+    assert session.load().project == paths.escape(tmp_path / "mine")
 
 
 def test_recent_projects_are_in_order_and_few():

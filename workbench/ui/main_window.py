@@ -140,6 +140,8 @@ class MainWindow(ProjectCommands):
             room: Room = getattr(importlib.import_module(module), made)(self.state)
             self.rooms[name] = room
             self.stack.addWidget(room)
+            if name in self.session.selected:
+                room.select(self.session.selected[name])
         return self.rooms[name]
 
     def build_rooms(self) -> None:
@@ -228,6 +230,7 @@ class MainWindow(ProjectCommands):
         self.top.project.set_name(name)
         self.setWindowTitle(f"{name} - Meta-Transfer Workbench")
         self.session = self.session.opened(paths.escape(state.project_path))
+        self._remember()
         self.first.set_recent([(p, Path(paths.unescape(p)).name) for p in self.session.recent])
         state.read_knowledge()
         state.read_runs()
@@ -380,14 +383,17 @@ class MainWindow(ProjectCommands):
         event.ignore()
         if not self.isEnabled():
             return
-        self.session = replace(
-            self.session, geometry=bytes(self.saveGeometry().toBase64().data()).decode(), room=self.state.room
-        )
-        session.save(self.session)
+        self._remember()
         loading = self.state.lanes.busy("loading") and not self.state.library_loaded
         self.setEnabled(False)
         self.bottom.show_closing(self.tr("Closing") if loading else self.tr("Closing: finishing this step"))
         self.state.lanes.close(self._leave, _CLOSE_SECONDS)
+
+    def _remember(self) -> None:
+        """Keep what the next start restores."""
+        chosen = {name: room.selection() for name, room in self.rooms.items()}
+        self.session = self.session.left(bytes(self.saveGeometry().toBase64().data()), self.state.room, chosen)
+        session.save(self.session)
 
     def _leave(self) -> None:
         self.bottom.halt()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from workbench.core import paths, storage
 from workbench.core.errors import StorageError
@@ -24,6 +24,7 @@ class Session:
         theme: ``light``, ``dark``, or "" to follow the system.
         project: folder of the project, escaped; "" for the scratch project.
         recent: folders of projects, escaped, newest first.
+        selected: what was selected in each room, in words of the room's own.
     """
 
     geometry: str = ""
@@ -31,6 +32,7 @@ class Session:
     theme: str = ""
     project: str = ""
     recent: tuple[str, ...] = ()
+    selected: dict[str, str] = field(default_factory=dict)
 
     def opened(self, project: str) -> Session:
         """After a project was opened: it is the first of the recent ones."""
@@ -38,6 +40,11 @@ class Session:
             return replace(self, project="")
         rest = tuple(p for p in self.recent if p != project)
         return replace(self, project=project, recent=(project, *rest)[:_RECENT])
+
+    def left(self, geometry: bytes, room: str, selected: dict[str, str]) -> Session:
+        """As the window was left; rooms that were not entered keep what they had selected."""
+        kept = self.selected | {name: key for name, key in selected.items() if key}
+        return replace(self, geometry=geometry.decode(), room=room, selected=kept)
 
 
 def load() -> Session:

@@ -103,6 +103,13 @@ class Room(QWidget):
                 the new task its id; the run's id.
         """
 
+    def selection(self) -> str:
+        """What is selected, to be selected again at the next start; "" for nothing; for rooms to override."""
+        return ""
+
+    def select(self, key: str) -> None:
+        """Select what ``selection`` said; what is not there any more is left; for rooms to override."""
+
     def _pad(self) -> None:
         if self._compact:
             self._column.setContentsMargins(16, 12, 16, 12)

@@ -132,6 +132,16 @@ class ExportRoom(Room):
         """The chosen format."""
         self.cards.cards[self.cards.value()].setFocus()
 
+    def selection(self) -> str:
+        """The chosen format."""
+        return self.cards.value()
+
+    def select(self, key: str) -> None:
+        """Choose a format."""
+        if key in self.cards.cards:
+            self.cards.set_value(key)
+            self._chosen(key)
+
     # ---- what is shown ---------------------------------------------------------------------------
     def ready(self) -> bool:
         """Whether there is something to export."""

@@ -374,6 +374,15 @@ class SourcesRoom(Room):
         """The tasks, or the first button."""
         (self.list if self.state.tasks else self.empty.open_samples).setFocus(Qt.FocusReason.TabFocusReason)
 
+    def selection(self) -> str:
+        """The task that is looked at."""
+        return self.task_id or ""
+
+    def select(self, key: str) -> None:
+        """Look at a task, if it is still there."""
+        self.task_id = next((t.id for t in self.state.tasks if t.id == key), self.task_id)
+        self._refresh()
+
     def reveal(self, kind: str, key: str) -> None:
         """Go to a task, or to a class of it."""
         task, _, name = key.partition("\n")
