@@ -11,7 +11,7 @@ from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, StorageError
 from workbench.learn import mlp
 from workbench.learn.protocol import generator
-from workbench.transfer.encoder import CARD, Encoder, encoded, load, save
+from workbench.transfer.encoder import CARD, Encoder, encoded, encoded_together, load, save
 from workbench.transfer.encoder_training import MANY, SourceFeatures, regress, train, two_episodes
 from workbench.transfer.kinds import TaskData
 
@@ -265,3 +265,13 @@ def test_what_makes_no_sense_is_refused():
         kind.embed(TaskData(torch.tensor([0, 1]), 2, features=normal(2, 5)), CTX)
     with pytest.raises(ValueError, match="not finite"):
         kind.embed(TaskData(torch.tensor([0, 1]), 2, features=math.inf * normal(2, 6)), CTX)
+
+
+def test_tasks_that_are_encoded_together_do_not_meet():
+    kind, gen = untrained(), generator(0)
+    tasks = []
+    for counts in ([3, 1], [1, 1, 1], [2, 4, 1, 2]):
+        y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        tasks.append((torch.randn(len(y), 6, generator=gen, dtype=torch.float64), y, len(counts)))
+    together = encoded_together(kind.tensors, tasks)
+    assert torch.allclose(together, torch.stack([encoded(kind.tensors, *t) for t in tasks]), atol=1e-12)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -27,7 +28,7 @@ from torch import Tensor
 from workbench.core import storage
 from workbench.core.context import Context
 from workbench.core.errors import StorageError
-from workbench.learn import heads, mlp
+from workbench.learn import mlp
 from workbench.learn.functional import Tensors
 from workbench.transfer.kinds import TaskData, cosine
 from workbench.transfer.represent import fold
@@ -85,14 +86,32 @@ class Encoder:
 
 
 def encoded(tensors: Tensors, features: Tensor, y: Tensor, ways: int) -> Tensor:
-    """``z [code]`` of a task's features ``[n, D]``; differentiable. Variances are of classes that have one."""
-    h = mlp.call(tensors, "h", (fold(features) - tensors["mean"]) / tensors["scale"])
-    means = heads.prototypes(h, y, ways)
-    member = heads.one_hot(y, ways, h)
-    several = (member.sum(0) > 1).to(h)
-    variances = (member.T @ (h - means[y]).square()) / (member.sum(0) - 1).clamp_min(1)[:, None]
-    spread = (variances * several[:, None]).sum(0) / several.sum().clamp_min(1)
-    return mlp.call(tensors, "rho", torch.cat([means.mean(0), spread]))
+    """``z [code]`` of a task's features ``[n, D]``; differentiable."""
+    return encoded_together(tensors, [(features, y, ways)])[0]
+
+
+def encoded_together(tensors: Tensors, tasks: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
+    """``z [T, code]`` of several tasks ``(features, y, ways)``, whose examples go through the network together.
+
+    Variances are averaged over the classes that have one, those of two examples or more.
+    """
+    ways = [n for _, _, n in tasks]
+    first = [sum(ways[:i]) for i in range(len(ways))]  # the classes of all tasks, numbered through
+    y = torch.cat([labels + start for (_, labels, _), start in zip(tasks, first, strict=True)])
+    task_of = torch.arange(len(ways)).repeat_interleave(torch.tensor(ways))
+    h = mlp.call(tensors, "h", (fold(torch.cat([f for f, _, _ in tasks])) - tensors["mean"]) / tensors["scale"])
+    counts = torch.bincount(y, minlength=sum(ways)).to(h)[:, None]
+    means = h.new_zeros(sum(ways), h.shape[1]).index_add(0, y, h) / counts
+    squares = torch.zeros_like(means).index_add(0, y, (h - means[y]).square())
+    several = (counts > 1).to(h)
+    variances = several * squares / (counts - 1).clamp_min(1)
+
+    def over_tasks(rows: Tensor) -> Tensor:
+        return rows.new_zeros(len(ways), rows.shape[1]).index_add(0, task_of, rows)
+
+    middle = over_tasks(means) / torch.tensor(ways).to(h)[:, None]
+    spread = over_tasks(variances) / over_tasks(several).clamp_min(1)
+    return mlp.call(tensors, "rho", torch.cat([middle, spread], 1))
 
 
 # ---- on disk: the tensors first, then the card that names them -------------------------------------------------------

@@ -23,7 +23,7 @@ from workbench.core.context import Context
 from workbench.learn import mlp, optimiser
 from workbench.learn.functional import Tensors
 from workbench.learn.protocol import Phase
-from workbench.transfer.encoder import Encoder, encoded
+from workbench.transfer.encoder import Encoder, encoded_together
 from workbench.transfer.represent import fold
 
 HIDDEN, CODE = 64, 32
@@ -86,9 +86,8 @@ def train(
 
     def loss(tensors: Tensors) -> Tensor:
         chosen = torch.randperm(len(sets), generator=gen)[:at_once].tolist()
-        pairs = [[encoded(tensors, *half) for half in two_episodes(sets[i], gen)] for i in chosen]
-        first, second = (torch.stack(list(z)) for z in zip(*pairs, strict=True))
-        middle = torch.cat([first, second]).mean(0)
+        z = encoded_together(tensors, [half for i in chosen for half in two_episodes(sets[i], gen)])
+        middle, first, second = z.mean(0), z[::2], z[1::2]
         logits = F.normalize(first - middle, dim=1) @ F.normalize(second - middle, dim=1).T / TEMPERATURE
         right = torch.arange(len(chosen))
         return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
@@ -141,9 +140,8 @@ def regress(
     learned |= {"gain.scale": known.std(correction=0), "gain.offset": known.mean()}
 
     def loss(tensors: Tensors) -> Tensor:
-        halves = [[encoded(tensors, *half) for half in two_episodes(s, gen)] for s in sets]
-        asked, known = (torch.stack(list(z)) for z in zip(*halves, strict=True))
-        middle = torch.cat([asked, known]).mean(0)
+        z = encoded_together(tensors, [half for s in sets for half in two_episodes(s, gen)])
+        middle, asked, known = z.mean(0), z[::2], z[1::2]
         near = F.normalize(asked - middle, dim=1) @ F.normalize(known - middle, dim=1).T
         apart = tensors["gain.scale"] * near + tensors["gain.offset"] - goal
         return apart[measured].square().mean() / goal[measured].var(correction=0).clamp_min(1e-8)
@@ -178,10 +176,8 @@ def two_episodes(source: SourceFeatures, gen: Generator) -> list[tuple[Tensor, T
 def _centroids(tensors: Tensors, sets: Sequence[SourceFeatures], gen: Generator) -> Tensor:
     """``[S, code]``: the mean over a few pairs of episodes of each source."""
     with torch.no_grad():
-        rows = [
-            [encoded(tensors, *half) for _ in range(_CENTROID_EPISODES) for half in two_episodes(s, gen)] for s in sets
-        ]
-        return torch.stack([torch.stack(r).mean(0) for r in rows])
+        episodes = [[half for _ in range(_CENTROID_EPISODES) for half in two_episodes(s, gen)] for s in sets]
+        return torch.stack([encoded_together(tensors, some).mean(0) for some in episodes])
 
 
 def _check_sources(sources: Sequence[SourceFeatures]) -> None:
