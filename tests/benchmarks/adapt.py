@@ -127,12 +127,13 @@ def _runs(
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor] | None]:
     """Adapting from pictures, and from features where that can be; each answers about one query at its end."""
     ctx = Context(seed=SEED)
-    if "cacheable" not in algorithm.info.tags:
+    asked = None
+    if "transductive" in algorithm.info.tags:
         asked = torch.randn(WAYS * QUERIES, *x.shape[1:], generator=generator(SEED + 1))
-        unlabelled = asked if "transductive" in algorithm.info.tags else None
+    if "cacheable" not in algorithm.info.tags:
 
         def from_pictures() -> Tensor:
-            adapted = algorithm.adapt(state, Support(x, y, WAYS), ctx, unlabelled=unlabelled)
+            adapted = algorithm.adapt(state, Support(x, y, WAYS), ctx, unlabelled=asked)
             deployed = algorithm.deploy(state, adapted)
             with torch.no_grad():
                 logits: Tensor = deployed(x[:1])[0]
@@ -143,19 +144,21 @@ def _runs(
     assert trunk is not None, "a cacheable algorithm has a trunk"
     trunk.eval()
     at_once = batch_size(x.shape[2], x.shape[3])
+    pictures = x if asked is None else torch.cat([x, asked])
     never = torch.full((), math.nan).expand(x.shape)
 
-    def from_features(features: Tensor) -> Tensor:
-        adapted = algorithm.adapt(state, Support(never, y, WAYS, features), ctx)
+    def features() -> Tensor:
+        return embed(trunk, lambda i, j: pictures[i:j], len(pictures), at_once, ctx)
+
+    def from_features(found: Tensor) -> Tensor:
+        support = Support(never, y, WAYS, found[: len(x)])
+        adapted = algorithm.adapt(state, support, ctx, unlabelled=None if asked is None else found[len(x) :])
         with torch.no_grad():
-            logits: Tensor = algorithm.head(state, adapted)(features[:1])
+            logits: Tensor = algorithm.head(state, adapted)(found[:1])
         return logits
 
-    known = embed(trunk, lambda i, j: x[i:j], len(x), at_once, ctx)
-    return (
-        lambda: from_features(embed(trunk, lambda i, j: x[i:j], len(x), at_once, ctx)),
-        lambda: from_features(known),
-    )
+    known = features()
+    return lambda: from_features(features()), lambda: from_features(known)
 
 
 def timed(found: Sequence[Case], rounds: int) -> list[Times]:

@@ -51,9 +51,19 @@ def test_classes_to_borrow_from_are_known() -> None:
     torch.testing.assert_close(case.cold(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_transductive_method_gets_what_it_asks_about() -> None:
-    case = next(adapt.cases("tim", size=16))
-    assert case.cold().shape == (1, 5)
+def test_a_transductive_method_gets_what_it_asks_about(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    kind, seen = registry.algorithms()["tim"], []
+    real = kind.adapt
+
+    def adapt_(self, s, support, ctx, *, unlabelled=None, on_step=None):  # type: ignore[no-untyped-def]
+        seen.append(unlabelled.shape[:1])
+        return real(self, s, support, ctx, unlabelled=unlabelled, on_step=on_step)
+
+    monkeypatch.setattr(kind, "adapt", adapt_)
+    for case in adapt.cases("tim", size=16):
+        for run in (case.cold, case.cached):
+            assert run is None or run().shape == (1, 5)
+    assert set(seen) == {(75,)}
 
 
 def test_steps_are_as_many_as_said() -> None:
