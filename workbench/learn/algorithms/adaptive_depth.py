@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 _SCALE, _TEMPERATURE = 10.0, 0.2
 """Where ``s_b`` and ``T`` start."""
+_CHOICE = 10.0
+"""How many times the network's learning rate the prior's and the temperature's is: a few numbers with far to go."""
 
 
 @registry.register
@@ -105,7 +107,9 @@ class Depth:
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
-        return (Phase("episodes", tasks_per_step=self.p.tasks, lr={"": self.p.lr}),)
+        choice = _CHOICE * self.p.lr
+        lr = {"": self.p.lr, "prior": choice, "temperature": choice}
+        return (Phase("episodes", tasks_per_step=self.p.tasks, lr=lr),)
 
     def init(self, gen: Generator) -> State:
         """Trunk (fresh or pretrained), ``scale [L]`` = log s; with more than one block ``prior [L]``, ``temperature``.
