@@ -171,6 +171,18 @@ def test_two_episodes_share_no_picture_and_no_class_if_there_are_enough(classes)
             assert not set(y[first].tolist()) & set(y[second].tolist())
 
 
+def test_the_two_halves_of_a_pair_cannot_be_told_by_their_layout():
+    """Else the network would learn to count classes and examples, and know nothing of sources."""
+    gen, layouts = generator(0), []
+    for _ in range(200):
+        pair = two_episodes(domain(0, classes=10), gen)
+        layouts.append([(ways, len(y) / ways) for _, y, ways in pair])
+    first, second = torch.tensor(layouts, dtype=torch.float64).unbind(1)
+    for i in (0, 1):
+        assert len(set(first[:, i].tolist())) >= 4
+        assert abs(float(torch.corrcoef(torch.stack([first[:, i], second[:, i]]))[0, 1])) < 0.2
+
+
 # ---- gains ----------------------------------------------------------------------------------------------------------
 
 

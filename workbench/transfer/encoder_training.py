@@ -154,23 +154,31 @@ def regress(
 def two_episodes(source: SourceFeatures, gen: Generator) -> list[tuple[Tensor, Tensor, int]]:
     """Two episodes ``(features, y, ways)`` of a source, without a picture in common.
 
-    Nor a class, where the source has four or more.
+    Nor a class, where the source has four or more. Each has its own number of classes and of examples: otherwise they
+    could be told to belong together by that.
     """
     classes = torch.randperm(int(source.y.max()) + 1, generator=gen)
-    most = min(MOST_WAYS, len(classes) // 2 if len(classes) >= 4 else len(classes))
-    ways = 2 + int(torch.randint(most - 1, (1,), generator=gen)) if most > 2 else 2
-    shots = 1 + int(torch.randint(MOST_SHOTS, (1,), generator=gen))
     apart = len(classes) >= 4
-    parts: list[tuple[list[Tensor], list[int]]] = [([], []), ([], [])]
+    most = min(MOST_WAYS, len(classes) // 2 if apart else len(classes))
+    episodes = []
     for half in (0, 1):
-        for label in range(ways):
-            members = (source.y == classes[label + half * ways * apart]).nonzero()[:, 0]
+        ways = 2 + _below(most - 1, gen)
+        shots = 1 + _below(MOST_SHOTS, gen)
+        chosen = classes[len(classes) - ways :] if half and apart else classes[:ways]
+        rows = []
+        for c in chosen:
+            members = (source.y == c).nonzero()[:, 0]
             if not apart:  # the first half of a class's pictures is for one episode, the rest for the other
                 members = members.chunk(2)[half]
-            picked = members[torch.randperm(len(members), generator=gen)[:shots]]
-            parts[half][0].append(source.features[picked])
-            parts[half][1].extend([label] * len(picked))
-    return [(torch.cat(f), torch.tensor(y), ways) for f, y in parts]
+            rows.append(members[torch.randperm(len(members), generator=gen)[:shots]])
+        y = torch.arange(ways).repeat_interleave(torch.tensor([len(r) for r in rows]))
+        episodes.append((source.features[torch.cat(rows)], y, ways))
+    return episodes
+
+
+def _below(limit: int, gen: Generator) -> int:
+    """A whole number from 0 to ``limit - 1``."""
+    return int(torch.randint(limit, (1,), generator=gen))
 
 
 def _centroids(tensors: Tensors, sets: Sequence[SourceFeatures], gen: Generator) -> Tensor:
