@@ -9,7 +9,7 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QImage
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QApplication, QPushButton, QWidget
+from PySide6.QtWidgets import QAbstractButton, QApplication, QPushButton, QTextBrowser, QWidget
 
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.teach import AddClass
@@ -239,6 +239,19 @@ def test_nothing_is_cut_off_beside_a_scroll_bar(taught, qtbot, monkeypatch, widt
             if part.isVisible():
                 right = part.mapTo(area.widget(), part.rect().topRight()).x()
                 assert right < area.viewport().width(), part.accessibleName()
+
+
+def test_lines_of_code_break_where_there_is_no_room_for_them(room, qtbot):
+    lines_ = room.usage.code.findChild(QTextBrowser)
+    document = lines_.document()
+    for width in (400, 150):
+        lines_.setFixedWidth(width)
+        qtbot.waitUntil(lambda width=width: lines_.viewport().width() <= width)
+        qtbot.waitUntil(lambda: document.idealWidth() <= lines_.viewport().width() + 1)
+        qtbot.waitUntil(lambda: lines_.viewport().height() >= document.size().height() - 1)
+    lines_.selectAll()
+    lines_.copy()
+    assert QApplication.clipboard().text() == room.usage.code.code(), "what breaks on the screen does not when copied"
 
 
 def test_formats_by_keyboard(room, qtbot):

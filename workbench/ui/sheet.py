@@ -239,6 +239,7 @@ QDialog QDialogButtonBox { button-layout: 0; }
 QTextBrowser {
   background: $surface; border: 1px solid $border; border-radius: 8px; padding: 12px 16px; color: $text;
 }
+QFrame[role="code"] QTextBrowser { background: transparent; border: none; border-radius: 0; padding: 0; }
 """)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Sequence
 
-from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QGuiApplication, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, QSizeF, Qt
+from PySide6.QtGui import QColor, QGuiApplication, QPainter, QPaintEvent, QPen, QTextOption, QWheelEvent
+from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QSizePolicy, QTextBrowser, QVBoxLayout, QWidget
 
 from workbench.core.values import Preprocess
 from workbench.ui import theme
@@ -97,6 +98,27 @@ class Agreement(Panel):
 _TOKEN = re.compile(r"(\"[^\"]*\")|\b(import|from|as|None|True|for|in|with|print)\b")
 
 
+class _Lines(QTextBrowser):
+    """Text as high as its lines, which break anywhere where a word is longer than the line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
+        self.setOpenLinks(False)
+        self.setTabChangesFocus(True)
+        self.document().setDocumentMargin(0)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.document().documentLayout().documentSizeChanged.connect(self._fit)
+
+    def _fit(self, size: QSizeF) -> None:
+        self.setFixedHeight(math.ceil(size.height()))
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Scrolling is for what it lies in."""
+        event.ignore()
+
+
 class Code(QFrame):
     """Lines of code that can be selected."""
 
@@ -104,22 +126,15 @@ class Code(QFrame):
         super().__init__()
         self.setProperty("role", "code")
         self._code = ""
-        self._label = QLabel()
-        self._label.setProperty("role", "mono")
-        self._label.setTextFormat(Qt.TextFormat.RichText)  # only ever given escaped text
-        self._label.setWordWrap(True)
-        self._label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self._label.setTextInteractionFlags(
-            Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.TextSelectableByKeyboard
-        )
+        self._lines = _Lines()
         column = QVBoxLayout(self)
         column.setContentsMargins(12, 10, 12, 10)
-        column.addWidget(self._label)
+        column.addWidget(self._lines)
 
     def set_code(self, code: str) -> None:
         """Show other lines."""
         self._code = code.rstrip("\n")
-        self._label.setAccessibleName(self._code)
+        self._lines.setAccessibleName(self._code)
         self._write()
 
     def code(self) -> str:
@@ -139,11 +154,11 @@ class Code(QFrame):
             parts += [html.escape(self._code[at : found.start()], quote=False), tint(found)]
             at = found.end()
         parts.append(html.escape(self._code[at:], quote=False))
-        self._label.setText(f'<pre style="margin:0; line-height:150%; white-space:pre-wrap">{"".join(parts)}</pre>')
+        self._lines.setHtml(f'<pre style="margin:0; line-height:150%; white-space:pre-wrap">{"".join(parts)}</pre>')
 
     def changeEvent(self, event: QEvent) -> None:
         """Colours are part of the text."""
-        if event.type() == QEvent.Type.PaletteChange and hasattr(self, "_label"):
+        if event.type() == QEvent.Type.PaletteChange and hasattr(self, "_lines"):
             self._write()
         super().changeEvent(event)
 

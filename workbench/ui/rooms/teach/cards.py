@@ -126,7 +126,7 @@ class ClassCard(QFrame):
         self.drop_words.setVisible(over)
         beside = (self.key, self.marker, self.count, self.drop_words, self.check_icon, self.check_words, self.more)
         taken = sum(w.sizeHint().width() for w in beside if not w.isHidden())
-        self.name.set_widest(max(32, self.width() - 19 - 22 - 10 - taken))
+        self.name.set_widest(max(32, self.width() - 19 - 26 - 10 - taken))
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Room for the name."""
