@@ -95,6 +95,11 @@ ORACLES = {
         "learn.test_oracles_platipus:test_without_spread_and_gamma_it_is_maml",
         "learn.test_oracles_platipus:test_the_comparison_with_maml_notices",
     ),
+    13: oracle(
+        "the generator of a generated head has a gradient, that of finite differences",
+        "learn.test_oracles_generated:test_gradients_equal_finite_differences every_learned_tensor_gets_a_gradient",
+        "learn.test_oracles_generated:test_a_severed_generator_has_no_gradient CutFeatures",
+    ),
     14: oracle(
         "soft sharing rests where the closed form of mean-regularised least squares is",
         "learn.test_oracles_soft_sharing:test_training_rests_at_the_closed_form",
@@ -158,7 +163,6 @@ ORACLES = {
     ),
 }
 LATER = {
-    13: "generated heads: the generator's gradient is not zero",
     15: "elastic weight consolidation meets the joint optimum of quadratics",
     16: "L2 towards a start has its closed form",
     20: "CORAL gives the source's features the target's covariance",
