@@ -34,7 +34,7 @@ def step_of(algorithm: Algorithm, device: str) -> Step | None:
         return None
 
     def step(s: State, batch: Any, at: At, ctx: Context) -> StepResult:
-        with workers.shared(), functional.substituted(trunk.features, workers.tasks):
+        with workers.shared(), functional.substituted(trunk.substitute(), workers.tasks):
             return with_gradients(algorithm.step(s, batch, at, ctx), s)
 
     return step

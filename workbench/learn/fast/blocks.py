@@ -25,30 +25,25 @@ Shapes: a chunk ``x [b, C, H, W]``; per block ``y [b, O, H, W]``, pooled ``[b, O
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from workbench.learn.fast import workers
+from workbench.learn.fast import kernels, workers
 from workbench.learn.functional import channels_last
 from workbench.learn.norm import Moments
 
-_aten: Any = torch.ops.aten
-_pool: Callable[..., tuple[Tensor, Tensor]] = _aten.max_pool2d_with_indices.default
-_pool_into: Callable[..., object] = _aten.max_pool2d_with_indices.out
-_unpool: Callable[..., Tensor] = _aten.max_pool2d_with_indices_backward.default
-_conv_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = _aten.convolution_backward.default
-relu_backward: Callable[..., Tensor] = _aten.threshold_backward.default
-_measure: Callable[..., tuple[Tensor, Tensor]] = _aten.batch_norm_update_stats.default
-
-CHUNK = 40 * 28 * 28
+CHUNK = 80 * 28 * 28
 """Pixels of a chunk: large enough that a product's fixed cost is small, small enough to be shared out evenly."""
-CACHED = 6 * 28 * 28
+CACHED = 3 * 28 * 28
 """Pixels whose first block's output fits in a core's cache."""
+
+
+_UNSEEN = Moments(torch.empty(0), torch.empty(0), 0)
 
 
 class Block(NamedTuple):
@@ -82,15 +77,10 @@ class Pictures:
             self.scatter = values @ values.T
         return self.mean, self.scatter
 
-    def few(self) -> Iterator[slice]:
-        """Pictures whose first block's output fits in the cache, part by part."""
-        step = max(1, CACHED // (self.height * self.width))
-        return (slice(i, min(self.number, i + step)) for i in range(0, self.number, step))
-
-    def pixels(self, few: slice) -> slice:
-        """Where the patches of these pictures lie."""
-        size = self.height * self.width
-        return slice(few.start * size, few.stop * size)
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """Height, width, and how many pictures' output of the first block fits in the cache."""
+        return self.height, self.width, max(1, CACHED // (self.height * self.width))
 
 
 @dataclass(slots=True)
@@ -101,26 +91,38 @@ class Passed:
         x: input of the block; ``None`` in the first.
         y: before pooling, where the statistics are the pictures' own and the block is not the first.
         where: of the largest values.
-        height: the normalised largest values ``h``.
+        largest: of four values of ``y``.
         out: of the block.
     """
 
     x: Tensor | None
     y: Tensor | None
     where: Tensor
-    height: Tensor
+    largest: Tensor
     out: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(slots=True)
 class Layer:
-    """One block of one pass: signed kernel, ``sign``, ``|gain|``, ``shift``, ``1 / sd``, statistics, and its chunks."""
+    """One block of one pass.
+
+    Attributes:
+        kernel: signed.
+        sign: of the gain ``[O]``, or ``None`` where all are positive.
+        gain: ``|gain|``.
+        shift: as given.
+        rate: ``1 / sd``.
+        eps: of the norm.
+        seen: statistics of ``y``.
+        chunks: what each chunk left.
+    """
 
     kernel: Tensor
-    sign: Tensor
+    sign: Tensor | None
     gain: Tensor
     shift: Tensor
     rate: Tensor
+    eps: float
     seen: Moments
     chunks: list[Passed]
 
@@ -128,6 +130,19 @@ class Layer:
     def scale(self) -> Tensor:
         """``|gain| / sd``."""
         return self.gain * self.rate
+
+    def signed(self, t: Tensor) -> Tensor:
+        """``t [O, ...]`` times the sign."""
+        return t if self.sign is None else t * self.sign.view(-1, *(1,) * (t.ndim - 1))
+
+    @property
+    def norm(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+        """Mean, variance, gain, shift, eps."""
+        return self.seen.mean, self.seen.var, self.gain, self.shift, self.eps
+
+    def height(self, i: int) -> Tensor:
+        """The normalised largest values ``h`` of a chunk."""
+        return (self.chunks[i].largest - kernels.column(self.seen.mean)) * kernels.column(self.rate)
 
 
 @dataclass(slots=True)
@@ -148,12 +163,19 @@ class Sums(NamedTuple):
 
 @dataclass(slots=True)
 class Back:
-    """The way back through one block: ``dz`` and, for own statistics, ``dy`` of each chunk, and what they are made of.
+    """The way back through one block, and what it is made of.
 
-    In the first block there is no ``dy``.
+    Attributes:
+        dz: of each chunk.
+        d: of each chunk, without its zeros.
+        dy: of each chunk; none in the first block.
+        sums: of all chunks.
+        slope: ``[O]``.
+        level: ``[O]``.
     """
 
     dz: list[Tensor]
+    d: list[Tensor]
     dy: list[Tensor]
     sums: Sums
     slope: Tensor
@@ -180,24 +202,25 @@ def forward(
     """
     tape = Tape(pictures, given is None, [])
     for number, block in enumerate(blocks):
-        sign = torch.where(block.gain < 0, -1.0, 1.0).to(block.gain)
-        kernel = channels_last(block.kernel * sign[:, None, None, None])
+        sign = None if bool((block.gain > 0).all()) else torch.where(block.gain < 0, -1.0, 1.0).to(block.gain)
+        layer = Layer(block.kernel, sign, block.gain.abs(), block.shift, block.gain, eps, _UNSEEN, [])
+        kernel = layer.kernel = channels_last(layer.signed(block.kernel))
         if number == 0:
             flat = flattened(kernel)
-            chunks = workers.each([partial(_first, chunk, flat) for chunk in pictures])
-            seen = _of_patches(pictures, flat) if given is None else None
+            layer.chunks = workers.each([partial(_first, chunk, flat) for chunk in pictures])
+            if given is None:
+                layer.seen = _of_patches(pictures, flat)
         else:
             before = tape.layers[-1]
             jobs = [partial(_next, before, i, kernel, given is None) for i in range(len(pictures))]
             found = workers.each(jobs)
-            chunks = [passed for passed, _ in found]
-            seen = _joined([part for _, part in found if part is not None]) if given is None else None
+            layer.chunks = [passed for passed, _ in found]
+            if given is None:
+                layer.seen = _joined([part for _, part in found if part is not None])
         if given is not None:
-            seen = given[number]._replace(mean=given[number].mean * sign)
-        assert seen is not None
-        tape.layers.append(
-            Layer(kernel, sign, block.gain.abs(), block.shift, torch.rsqrt(seen.var + eps), seen, chunks)
-        )
+            layer.seen = given[number]._replace(mean=layer.signed(given[number].mean))
+        layer.rate = torch.rsqrt(layer.seen.var + eps)
+        tape.layers.append(layer)
     last = tape.layers[-1]
     return workers.each([partial(_features, last, i) for i in range(len(pictures))]), tape
 
@@ -220,29 +243,29 @@ def backward(
     way: list[Back] = []
     for number in range(len(tape.layers) - 1, -1, -1):
         layer = tape.layers[number]
-        sums = Sums(total(s.plain for _, s in parts), total(s.heights for _, s in parts))
+        sums = Sums(total(part.sums.plain for part in parts), total(part.sums.heights for part in parts))
         slope, level = _dense(layer, sums, None if into is None else into[number])
-        back = Back([dz for dz, _ in parts], [], sums, slope, level)
+        back = Back([part.dz for part in parts], [part.d for part in parts], [], sums, slope, level)
         if number:
             down = workers.each([partial(_down, tape, number, i, back) for i in count])
             kernel = total(k for k, _, _ in down)
             back.dy, parts = [dy for _, _, dy in down], [part for _, part, _ in down]
         else:
             kernel = _ground(tape, back)
-        grads.append(Block(kernel * layer.sign[:, None, None, None], layer.sign * sums.heights, sums.plain))
+        grads.append(Block(layer.signed(kernel), layer.signed(sums.heights), sums.plain))
         way.append(back)
     return grads[::-1], way[::-1]
 
 
 def statistics(tape: Tape) -> list[Moments]:
     """Of every block, for the kernels as they were given."""
-    return [layer.seen._replace(mean=layer.seen.mean * layer.sign) for layer in tape.layers]
+    return [layer.seen._replace(mean=layer.signed(layer.seen.mean)) for layer in tape.layers]
 
 
 def into_given(tape: Tape, way: Sequence[Back]) -> list[tuple[Tensor, Tensor]]:
     """``(d mean, d var)`` of each block's given statistics."""
     return [
-        (-layer.sign * layer.scale * back.sums.plain, -0.5 * layer.scale * layer.rate * back.sums.heights)
+        (-layer.signed(layer.scale * back.sums.plain), -0.5 * layer.scale * layer.rate * back.sums.heights)
         for layer, back in zip(tape.layers, way, strict=True)
     ]
 
@@ -265,18 +288,8 @@ def flattened(kernel: Tensor) -> Tensor:
     return kernel.permute(0, 2, 3, 1).reshape(len(kernel), -1)
 
 
-def applied(chunk: Pictures, few: slice, flat: Tensor) -> Tensor:
-    """The first block's convolution of some pictures ``[b, O, H, W]``."""
-    y = chunk.patches[:, chunk.pixels(few)].T @ flat.T
-    return y.view(few.stop - few.start, chunk.height, chunk.width, len(flat)).permute(0, 3, 1, 2)
-
-
 def _first(chunk: Pictures, flat: Tensor) -> Passed:
-    b, h, w, o = chunk.number, chunk.height // 2, chunk.width // 2, len(flat)
-    largest = flat.new_empty(b, h, w, o).permute(0, 3, 1, 2)
-    where = torch.empty(b, h, w, o, dtype=torch.int64).permute(0, 3, 1, 2)
-    for few in chunk.few():
-        _pool_into(applied(chunk, few, flat), [2, 2], [2, 2], out=largest[few], indices=where[few])
+    largest, where = kernels.run(kernels.first, chunk.patches, flat, chunk.number, *chunk.sides)
     return Passed(None, None, where, largest)
 
 
@@ -298,26 +311,19 @@ def _of_patches(pictures: Sequence[Pictures], flat: Tensor) -> Moments:
     return Moments((wide @ mean).to(flat), var.to(flat), number)
 
 
-def _normalised(layer: Layer, i: int) -> Tensor:
-    """Finish a chunk of a block whose statistics are known."""
-    chunk = layer.chunks[i]
-    chunk.height.sub_(column(layer.seen.mean)).mul_(column(layer.rate))
-    chunk.out = torch.addcmul(column(layer.shift), chunk.height, column(layer.gain)).relu_()
-    return chunk.out
-
-
 def _next(before: Layer, i: int, kernel: Tensor, own: bool) -> tuple[Passed, Moments | None]:
-    x = _normalised(before, i)
-    y = workers.heavy(torch.conv2d, x, kernel, None, 1, 1)
-    largest, where = workers.heavy(_pool, y, [2, 2], [2, 2])
+    chunk = before.chunks[i]
+    x, y, largest, where, mean, var = kernels.run(kernels.climb, chunk.largest, *before.norm, kernel, own)
+    chunk.out = x
     if not own:
         return Passed(x, None, where, largest), None
-    mean, var = _measure(y, None, None, 0.0)
     return Passed(x, y, where, largest), Moments(mean, var, y.numel() // y.shape[1])
 
 
 def _features(last: Layer, i: int) -> Tensor:
-    return _normalised(last, i).flatten(1).clone()
+    chunk = last.chunks[i]
+    chunk.out = kernels.run(kernels.finish, chunk.largest, *last.norm)
+    return chunk.out.flatten(1).clone()
 
 
 def _joined(parts: Sequence[Moments]) -> Moments:
@@ -333,11 +339,19 @@ def _joined(parts: Sequence[Moments]) -> Moments:
 # ---- down -----------------------------------------------------------------------------------------------------------
 
 
-def rectified(layer: Layer, i: int, wanted: Tensor) -> tuple[Tensor, Sums]:
-    """``dz`` of a chunk and its sums."""
-    chunk = layer.chunks[i]
-    dz = relu_backward(wanted, chunk.out, 0)
-    return dz, Sums(rows(dz).sum(0), (rows(dz) * rows(chunk.height)).sum(0))
+class Rectified(NamedTuple):
+    """``dz`` of a chunk, ``d`` without its zeros, and the sums."""
+
+    dz: Tensor
+    d: Tensor
+    sums: Sums
+
+
+def rectified(layer: Layer, i: int, wanted: Tensor) -> Rectified:
+    """A chunk's way back to its largest values."""
+    chunk, (mean, var, gain, _, eps) = layer.chunks[i], layer.norm
+    dz, d, plain, heights = kernels.run(kernels.rectified, wanted, chunk.out, chunk.largest, mean, var, gain, eps)
+    return Rectified(dz, d, Sums(plain, heights))
 
 
 def _dense(layer: Layer, sums: Sums, into: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -346,46 +360,25 @@ def _dense(layer: Layer, sums: Sums, into: tuple[Tensor, Tensor] | None) -> tupl
     slope = -layer.scale * layer.rate / n * sums.heights
     level = -layer.scale / n * sums.plain - slope * mean
     if into is not None:
-        of_mean, of_var = into[0] * layer.sign, into[1]
+        of_mean, of_var = layer.signed(into[0]), into[1]
         slope, level = slope + 2 / n * of_var, level + (of_mean - 2 * of_var * mean) / n
     return slope, level
 
 
-def spread(largest: Tensor, where: Tensor, like: Tensor) -> Tensor:
-    """Values of the largest of four at their places, else 0."""
-    return workers.heavy(_unpool, largest, like, [2, 2], [2, 2], [0, 0], [1, 1], False, where)
-
-
-def _down(tape: Tape, number: int, i: int, back: Back) -> tuple[Tensor, tuple[Tensor, Sums], Tensor]:
+def _down(tape: Tape, number: int, i: int, back: Back) -> tuple[Tensor, Rectified, Tensor]:
     """Through one block: its kernel's gradient, what the block below gets, and ``dy``."""
     layer = tape.layers[number]
     chunk = layer.chunks[i]
-    assert chunk.x is not None
-    d = back.dz[i] * column(layer.scale)
-    if chunk.y is None:
-        b, _, h, w = chunk.x.shape
-        dy = spread(d, chunk.where, d.new_empty(b, h, w, len(layer.kernel)).permute(0, 3, 1, 2))
-    else:
-        dy = spread(d, chunk.where, chunk.y)
-        dy += torch.addcmul(column(back.level), chunk.y, column(back.slope))
-    wanted, kernel, _ = conv_backward(dy, chunk.x, layer.kernel, True, True)
-    return kernel, rectified(tape.layers[number - 1], i, wanted), dy
-
-
-def conv_backward(dy: Tensor, x: Tensor, kernel: Tensor, of_x: bool, of_kernel: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients for ``x`` and ``kernel`` of a convolution."""
-    return workers.heavy(
-        _conv_backward, dy, x, kernel, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [of_x, of_kernel, False]
+    wanted, kernel, dy = kernels.run(
+        kernels.descend, back.d[i], chunk.where, chunk.x, chunk.y, layer.kernel, back.slope, back.level
     )
+    return kernel, rectified(tape.layers[number - 1], i, wanted), dy
 
 
 def _ground(tape: Tape, back: Back) -> Tensor:
     """Gradient of the first block's kernel."""
     layer = tape.layers[0]
-    jobs = [
-        partial(against_patches, chunk, back.dz[i] * column(layer.scale), layer.chunks[i].where)
-        for i, chunk in enumerate(tape.pictures)
-    ]
+    jobs = [partial(against_patches, chunk, back.d[i], layer.chunks[i].where) for i, chunk in enumerate(tape.pictures)]
     flat = total(workers.each(jobs))
     if tape.own:
         mean, scatter, n = patches_of(tape.pictures)
@@ -395,18 +388,10 @@ def _ground(tape: Tape, back: Back) -> Tensor:
     return as_kernel(flat)
 
 
-def against_patches(chunk: Pictures, largest: Tensor, where: Tensor) -> Tensor:
-    """``d P'``: the first kernel's gradient ``[O, 9 C]`` from the sparse ``d``."""
-    o = largest.shape[1]
-    like = largest.new_empty(0)
-    out = largest.new_zeros(len(chunk.patches), o)
-    for few in chunk.few():
-        b = few.stop - few.start
-        if len(like) != b:
-            like = largest.new_empty(b, chunk.height, chunk.width, o).permute(0, 3, 1, 2)
-        d = spread(largest[few], where[few], like)
-        out.addmm_(chunk.patches[:, chunk.pixels(few)], rows(d))  # the other way round is five times slower
-    return out.T
+def against_patches(chunk: Pictures, d: Tensor, where: Tensor) -> Tensor:
+    """``d P'`` ``[O, 9 C]``."""
+    found: Tensor = kernels.run(kernels.against, chunk.patches, d, where, *chunk.sides)
+    return found
 
 
 def as_kernel(flat: Tensor) -> Tensor:
@@ -423,13 +408,3 @@ def total(tensors: Iterable[Tensor]) -> Tensor:
     for other in others:
         first = first + other
     return first
-
-
-def column(t: Tensor) -> Tensor:
-    """``[O]`` as ``[1, O, 1, 1]``."""
-    return t.view(1, -1, 1, 1)
-
-
-def rows(t: Tensor) -> Tensor:
-    """``[b, O, H, W]`` as ``[b * H * W, O]``, a view where it lies channels-last."""
-    return t.permute(0, 2, 3, 1).reshape(-1, t.shape[1])

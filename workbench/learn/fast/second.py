@@ -16,14 +16,14 @@ Both terms of a sum are one product: of tensors laid side by side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from workbench.learn.fast import blocks, workers
-from workbench.learn.fast.blocks import Back, Block, Layer, Pictures, Sums, Tape, column, rows, total
+from workbench.learn.fast import blocks, kernels, workers
+from workbench.learn.fast.blocks import Back, Block, Layer, Pictures, Sums, Tape, total
 from workbench.learn.functional import channels_last
 
 
@@ -38,7 +38,7 @@ class _Moved:
     rate: Tensor
     y: list[Tensor]
     x: list[Tensor]
-    height: list[Tensor] = field(default_factory=list)
+    height: list[Tensor]
 
 
 def changes(tape: Tape, way: Sequence[Back], along: Sequence[Block]) -> tuple[list[Tensor], list[Block]]:
@@ -52,8 +52,8 @@ def changes(tape: Tape, way: Sequence[Back], along: Sequence[Block]) -> tuple[li
     moved: list[_Moved] = []
     out: list[Tensor] = []
     for number, layer in enumerate(tape.layers):
-        kernel = channels_last(along[number].kernel * layer.sign[:, None, None, None])
-        gain, shift = along[number].gain * layer.sign, along[number].shift
+        kernel = channels_last(layer.signed(along[number].kernel))
+        gain, shift = layer.signed(along[number].gain), along[number].shift
         here = _next(layer, out, kernel, gain, shift) if number else _first(tape, kernel, gain, shift)
         moved.append(here)
         out = workers.each([partial(_out, layer, here, i) for i in range(len(tape.pictures))])
@@ -69,16 +69,14 @@ def _first(tape: Tape, kernel: Tensor, gain: Tensor, shift: Tensor) -> _Moved:
     var = (2 / n * ((before @ scatter) * flat.double()).sum(1)).to(flat)
     jobs = [partial(_largest, chunk, flat, layer.chunks[i].where) for i, chunk in enumerate(tape.pictures)]
     rate = -0.5 * layer.rate.pow(3) * var
-    return _Moved(kernel, gain, shift, (flat.double() @ mean).to(flat), rate, workers.each(jobs), [])
+    y = workers.each(jobs)
+    return _Moved(kernel, gain, shift, (flat.double() @ mean).to(flat), rate, y, [], [*y])
 
 
 def _largest(chunk: Pictures, flat: Tensor, where: Tensor) -> Tensor:
     """The change of the first block's output at its largest values."""
-    return torch.cat([_at(blocks.applied(chunk, few, flat), where[few]) for few in chunk.few()])
-
-
-def _at(values: Tensor, where: Tensor) -> Tensor:
-    return channels_last(values.flatten(2).gather(2, where.flatten(2)).view(where.shape))
+    found: Tensor = kernels.run(kernels.first_changes, chunk.patches, flat, where, *chunk.sides)
+    return found
 
 
 def _next(layer: Layer, x: list[Tensor], kernel: Tensor, gain: Tensor, shift: Tensor) -> _Moved:
@@ -86,24 +84,27 @@ def _next(layer: Layer, x: list[Tensor], kernel: Tensor, gain: Tensor, shift: Te
 
     def convolved(i: int) -> tuple[Tensor, Tensor, Tensor]:
         chunk = layer.chunks[i]
-        assert chunk.x is not None
-        assert chunk.y is not None
-        y = workers.heavy(torch.conv2d, torch.cat([chunk.x, x[i]], 1), wide, None, 1, 1)
-        return y, rows(y).sum(0), (rows(chunk.y - column(layer.seen.mean)) * rows(y)).sum(0)
+        found: tuple[Tensor, Tensor, Tensor] = kernels.run(
+            kernels.next_changes, chunk.x, x[i], wide, chunk.y, layer.seen.mean
+        )
+        return found
 
     found = workers.each([partial(convolved, i) for i in range(len(layer.chunks))])
     n = layer.seen.values
     mean, var = total(m for _, m, _ in found) / n, total(v for _, _, v in found) * (2 / n)
-    return _Moved(kernel, gain, shift, mean, -0.5 * layer.rate.pow(3) * var, [y for y, _, _ in found], x)
+    y = [y for y, _, _ in found]
+    return _Moved(kernel, gain, shift, mean, -0.5 * layer.rate.pow(3) * var, y, x, [*y])
 
 
 def _out(layer: Layer, here: _Moved, i: int) -> Tensor:
     chunk = layer.chunks[i]
-    largest = here.y[i] if chunk.x is None else _at(here.y[i], chunk.where)
-    height = (largest - column(here.mean)) * column(layer.rate) + chunk.height * column(here.rate / layer.rate)
-    here.height.append(height)
-    z = chunk.height * column(here.gain) + height * column(layer.gain) + column(here.shift)
-    return blocks.relu_backward(z, chunk.out, 0)
+    largest = here.y[i] if chunk.x is None else kernels.run(kernels.at, here.y[i], chunk.where)
+    moved = [here.mean, here.rate / layer.rate, here.gain, here.shift]
+    out: Tensor
+    here.height[i], out = kernels.run(
+        kernels.out_changes, largest, layer.height(i), chunk.out, [layer.rate, layer.gain], moved
+    )
+    return out
 
 
 # ---- down -----------------------------------------------------------------------------------------------------------
@@ -115,13 +116,8 @@ def _down(tape: Tape, way: Sequence[Back], moved: Sequence[_Moved]) -> list[Bloc
     dz: list[Tensor] = [torch.zeros_like(t) for t in way[-1].dz]
     for number in range(len(tape.layers) - 1, -1, -1):
         layer, here, back = tape.layers[number], moved[number], way[number]
-        sums = Sums(
-            total(rows(dz[i]).sum(0) for i in count),
-            total(
-                (rows(dz[i]) * rows(layer.chunks[i].height) + rows(back.dz[i]) * rows(here.height[i])).sum(0)
-                for i in count
-            ),
-        )
+        parts = [kernels.run(kernels.sum_changes, dz[i], layer.height(i), back.dz[i], here.height[i]) for i in count]
+        sums = Sums(total(plain for plain, _ in parts), total(heights for _, heights in parts))
         n, scale = layer.seen.values, here.gain * layer.rate + layer.gain * here.rate
         slope = (
             -(
@@ -133,7 +129,7 @@ def _down(tape: Tape, way: Sequence[Back], moved: Sequence[_Moved]) -> list[Bloc
         )
         level = -(scale * back.sums.plain + layer.scale * sums.plain) / n
         level = level - slope * layer.seen.mean - back.slope * here.mean
-        sparse = [dz[i] * column(layer.scale) + back.dz[i] * column(scale) for i in count]
+        sparse = [dz[i] * kernels.column(layer.scale) + back.dz[i] * kernels.column(scale) for i in count]
         if number:
             below = tape.layers[number - 1]
             jobs = [partial(_through, layer, below, here, back, i, sparse[i], slope, level) for i in count]
@@ -141,7 +137,7 @@ def _down(tape: Tape, way: Sequence[Back], moved: Sequence[_Moved]) -> list[Bloc
             kernel, dz = total(k for k, _ in found), [d for _, d in found]
         else:
             kernel = _ground(tape, here, back, sparse, slope, level)
-        grads.append(Block(kernel * layer.sign[:, None, None, None], layer.sign * sums.heights, sums.plain))
+        grads.append(Block(layer.signed(kernel), layer.signed(sums.heights), sums.plain))
     return grads[::-1]
 
 
@@ -150,16 +146,13 @@ def _through(
 ) -> tuple[Tensor, Tensor]:
     """The kernel's gradient, and ``dz'`` of the block below."""
     chunk = layer.chunks[i]
-    assert chunk.x is not None
-    assert chunk.y is not None
-    dy = blocks.spread(sparse, chunk.where, chunk.y)
-    dy += torch.addcmul(column(level), chunk.y, column(slope))
-    dy.addcmul_(here.y[i], column(back.slope))
-    stacked, inputs = torch.cat([dy, back.dy[i]]), torch.cat([chunk.x, here.x[i]])
-    kernel = blocks.conv_backward(stacked, inputs, layer.kernel, False, True)[1]
-    wide = channels_last(torch.cat([layer.kernel, here.kernel]))
-    dx = blocks.conv_backward(torch.cat([dy, back.dy[i]], 1), chunk.x, wide, True, False)[0]
-    return kernel, blocks.relu_backward(dx, below.chunks[i].out, 0)
+    both = channels_last(torch.cat([layer.kernel, here.kernel]))
+    tensors = [sparse, chunk.x, chunk.y, back.dy[i], here.x[i], here.y[i]]
+    dense = [slope, level, back.slope]
+    found: tuple[Tensor, Tensor] = kernels.run(
+        kernels.descend_changes, tensors, chunk.where, [layer.kernel, both], dense, below.chunks[i].out
+    )
+    return found
 
 
 def _ground(tape: Tape, here: _Moved, back: Back, sparse: list[Tensor], slope: Tensor, level: Tensor) -> Tensor:

@@ -51,19 +51,38 @@ def blocks_of(values: Sequence[Tensor]) -> list[blocks.Block]:
     return [blocks.Block(*values[i : i + 3]) for i in range(0, len(values), 3)]
 
 
-def features(module: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
+def substitute() -> functional.Substitute:
+    """:func:`features` that cuts a tensor of pictures once, however often they pass."""
+    known: dict[int, tuple[Tensor, list[blocks.Pictures]]] = {}
+
+    def run(module: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
+        return features(module, params, x, known)
+
+    return run
+
+
+def features(
+    module: nn.Module,
+    params: Mapping[str, Tensor],
+    x: Tensor,
+    known: dict[int, tuple[Tensor, list[blocks.Pictures]]] | None = None,
+) -> Tensor | None:
     """``[B, D]``, or ``None`` where the network, the device or the policy of ``norm`` is another."""
     policy = norm.current()
     if policy is None or x.device.type != "cpu" or x.requires_grad or not fits(module):
         return None
     values = [params[name] for name in names(module)]
+    known = {} if known is None else known
+    if id(x) not in known:
+        known[id(x)] = x, blocks.cut(x)
+    pictures = known[id(x)][1]
     out: Tensor
     if policy.given is not None:
         given = [policy.given[path] for path in paths(module)]
-        out = _Given.apply(module, [m.values for m in given], x, *values, *(t for m in given for t in m[:2]))
+        out = _Given.apply(module, pictures, [m.values for m in given], x, *values, *(t for m in given for t in m[:2]))
         return out
     counts: list[int] = []
-    out, *seen = _Own.apply(module, (counts, policy.differentiable), x, *values)
+    out, *seen = _Own.apply(module, pictures, (counts, policy.differentiable), x, *values)
     moments = map(norm.Moments, seen[::2], seen[1::2], counts)
     policy.record.update(zip(paths(module), moments, strict=True))
     return out
@@ -74,10 +93,15 @@ class _Own(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, module: nn.Module, kept: tuple[list[int], bool], x: Tensor, *values: Tensor
+        ctx: Any,
+        module: nn.Module,
+        pictures: list[blocks.Pictures],
+        kept: tuple[list[int], bool],
+        x: Tensor,
+        *values: Tensor,
     ) -> tuple[Tensor, ...]:
         counts, differentiable = kept
-        found, tape = blocks.forward(blocks_of(values), blocks.cut(x), eps(module))
+        found, tape = blocks.forward(blocks_of(values), pictures, eps(module))
         seen = blocks.statistics(tape)
         counts += [m.values for m in seen]
         flat = [t for m in seen for t in m[:2]]
@@ -94,18 +118,18 @@ class _Own(torch.autograd.Function):
         tape: blocks.Tape = ctx.tape
         statistics = any(t is not None for t in into)
         if torch.is_grad_enabled() and statistics:
-            return None, None, None, *_as_written(_own(ctx.module, x), values, [wanted, *into])
+            return None, None, None, None, *_as_written(_own(ctx.module, x), values, [wanted, *into])
         if wanted is None:
             wanted = torch.cat([layer.out.flatten(1) for layer in tape.layers[-1].chunks]).zero_()
         if torch.is_grad_enabled():
-            return None, None, None, *_Gradient.apply(ctx.module, tape, x, wanted, *values)
+            return None, None, None, None, *_Gradient.apply(ctx.module, tape, x, wanted, *values)
         pairs = None
         if statistics:
             zero = [torch.zeros_like(layer.shift) for layer in tape.layers for _ in range(2)]
             flat = [z if t is None else t for t, z in zip(into, zero, strict=True)]
             pairs = list(zip(flat[::2], flat[1::2], strict=True))
         found, _ = blocks.backward(tape, _parts(tape, wanted), pairs)
-        return None, None, None, *(g for block in found for g in block)
+        return None, None, None, None, *(g for block in found for g in block)
 
 
 class _Gradient(torch.autograd.Function):
@@ -138,10 +162,12 @@ class _Given(torch.autograd.Function):
     """Features under given statistics, ``mean, var`` of each block behind the blocks' values."""
 
     @staticmethod
-    def forward(ctx: Any, module: nn.Module, counts: list[int], x: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, module: nn.Module, pictures: list[blocks.Pictures], counts: list[int], x: Tensor, *tensors: Tensor
+    ) -> Tensor:
         values, flat = tensors[: -2 * len(counts)], tensors[-2 * len(counts) :]
         given = list(map(norm.Moments, flat[::2], flat[1::2], counts))
-        found, tape = blocks.forward(blocks_of(values), blocks.cut(x), eps(module), given)
+        found, tape = blocks.forward(blocks_of(values), pictures, eps(module), given)
         ctx.save_for_backward(x, *tensors)
         ctx.module, ctx.counts, ctx.tape = module, counts, tape
         return torch.cat(found)
@@ -157,10 +183,10 @@ class _Given(torch.autograd.Function):
                 with norm.given_statistics(dict(zip(paths(ctx.module), given, strict=True))):
                     return [_called(ctx.module, x, values)]
 
-            return None, None, None, *_as_written(answer, tensors, [wanted])
+            return None, None, None, None, *_as_written(answer, tensors, [wanted])
         found, way = blocks.backward(ctx.tape, _parts(ctx.tape, wanted))
         into = blocks.into_given(ctx.tape, way)
-        return None, None, None, *(g for block in found for g in block), *(g for pair in into for g in pair)
+        return None, None, None, None, *(g for block in found for g in block), *(g for pair in into for g in pair)
 
 
 def _parts(tape: blocks.Tape, wanted: Tensor) -> tuple[Tensor, ...]:
