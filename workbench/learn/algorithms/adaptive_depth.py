@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 _SCALE, _TEMPERATURE = 10.0, 0.2
 """Where ``s_b`` and ``T`` start."""
 _CHOICE = 10.0
-"""How many times the network's learning rate the prior's and the temperature's is: a few numbers with far to go."""
+"""How many times the network's learning rate that of scales, prior and temperature is: few numbers, with far to go."""
 
 
 @registry.register
@@ -107,8 +107,7 @@ class Depth:
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
-        choice = _CHOICE * self.p.lr
-        lr = {"": self.p.lr, "prior": choice, "temperature": choice}
+        lr = {functional.TRUNK: self.p.lr, "": _CHOICE * self.p.lr}
         return (Phase("episodes", tasks_per_step=self.p.tasks, lr=lr),)
 
     def init(self, gen: Generator) -> State:
