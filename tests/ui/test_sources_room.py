@@ -181,8 +181,9 @@ def test_what_is_missing_is_said() -> None:
 
 
 def test_fewer_pictures_than_queries_are_asked_less() -> None:
-    ok, title, _text = check.ready(plain_task("few", images=14), EPISODE)
+    ok, title, text = check.ready(plain_task("few", images=14), EPISODE)
     assert (ok, title) == (True, "Ready for 5 ways, 1 shot, 13 queries")
+    assert text == "6 classes, at least 14 images in each, so 13 of 15 queries"
 
 
 def test_the_same_picture_in_two_classes_is_found_and_kept_in_one() -> None:

@@ -46,7 +46,7 @@ from workbench.ui.rooms.train import setup as forms
 from workbench.ui.rooms.train.fields import Entry, Form
 from workbench.ui.rooms.train.history import Curves, done_words, rows_of, setup_of
 from workbench.ui.rooms.train.menus import CardDialog, facts
-from workbench.ui.rooms.train.pace import Pace, end_words, left_words, speed_words
+from workbench.ui.rooms.train.pace import Pace, end_words, left_words, phase_of, speed_words
 from workbench.ui.rooms.train.room import TrainRoom
 from workbench.ui.rooms.train.rows import RunRow, time_words
 from workbench.ui.rooms.train.runs_table import Column, RunsTable
@@ -501,6 +501,19 @@ def test_the_gallery_counts_what_it_does_not_show_too(room: TrainRoom) -> None:
     assert (monitor.gallery.right, monitor.gallery.wrong) == (251, 49)
     assert "251 of 300 queries right" in monitor.gallery.accessibleDescription()
     assert [monitor._right.text(), monitor._wrong.text()] == ["251 right", "49 wrong"]
+    assert "of 20 classes" in monitor.gallery.hidden_words()
+    monitor.show_episode(replace(episode(), ways=5, right=51, wrong=14), 15)
+    assert monitor.gallery.hidden_words().startswith("8 of 13 shown"), "13 were asked, as each class has 14 pictures"
+
+
+def test_the_phase_of_a_run_is_named(room: TrainRoom, training: Training, qtbot) -> None:
+    begin(room, training, qtbot)
+    assert "now:" not in room.subtitle()
+    room.job.ctx.status("training: pretraining")
+    qtbot.waitUntil(lambda: "from 2 tasks, now: pretraining; the best" in room.subtitle())
+    assert [phase_of(s, "pretraining") for s in ("validating", "training: episodes")] == ["pretraining", "episodes"]
+    assert phase_of("training", "x") == phase_of("validating", "") == ""
+    finish(room, training, qtbot)
 
 
 def state_words(room: TrainRoom, number: int = 0) -> str:

@@ -137,7 +137,10 @@ def ready(task: Task, episode: Episode) -> tuple[bool, str, str]:
         return False, f"Not ready for {episode.words(episode.queries)}", f"It has {have}"
     least = min(sizes)
     detail = f"{count(len(sizes), 'class', 'classes')}, at least {count(least, 'image')} in each"
-    return True, f"Ready for {episode.words(min(episode.queries, least - episode.shots))}", detail
+    possible = min(episode.queries, least - episode.shots)
+    if possible < episode.queries:
+        detail += f", so {possible} of {episode.queries} queries"
+    return True, f"Ready for {episode.words(possible)}", detail
 
 
 def _in_task(number: int, places: Places) -> Iterable[tuple[str, list[int]]]:

@@ -88,17 +88,10 @@ class Gallery(QWidget):
         left = self._queries_left()
         p.drawText(QRect(32, 0, 80, 20), Qt.AlignmentFlag.AlignVCenter, self.tr("Support"))
         p.drawText(QRect(max(left - 2, 96), 0, 80, 20), Qt.AlignmentFlag.AlignVCenter, self.tr("Query"))
-        per_class = max(self.asked, *(len(row) for row in self.view.queries), 0)
-        parts = []
-        if queries < per_class:
-            parts.append(self.tr("{n} of {all} shown").format(n=queries, all=per_class))
-        ways = max(self.view.ways, len(self.view.names))
-        if classes < ways:
-            parts.append(self.tr("{n} of {all} classes").format(n=classes, all=ways))
         edge = QRect(left + 60, 0, max(0, self.width() - left - 60), 20)
-        words = ", ".join(parts)
+        words = self.hidden_words()
         if p.fontMetrics().horizontalAdvance(words) > edge.width():
-            words = parts[0]
+            words = words.partition(", ")[0]
         p.drawText(edge, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, words)
         p.setRenderHints(QPainter.RenderHint.Antialiasing | QPainter.RenderHint.SmoothPixmapTransform)
         for row in range(classes):
@@ -110,6 +103,27 @@ class Gallery(QWidget):
                 box = QRectF(left + column * PITCH, y, TILE + 2, TILE + 2)
                 _tile(p, box, pixmap, QColor(t.good if ok else t.bad), 2)
                 _badge(p, QPointF(box.right() - 1, box.bottom() - 1), ok)
+
+    def _per_class(self) -> int:
+        """Queries of each class: as many as were answered, which may be fewer than asked where pictures are few."""
+        view = self.view
+        if view is not None and view.ways and view.right is not None and view.wrong is not None:
+            return (view.right + view.wrong) // view.ways
+        return self.asked
+
+    def hidden_words(self) -> str:
+        """What of the episode is not shown, e.g. "8 of 15 shown, 3 of 5 classes", or ""."""
+        if self.view is None:
+            return ""
+        classes, queries = self._shown()
+        per_class = max(self._per_class(), *(len(row) for row in self.view.queries), 0)
+        parts = []
+        if queries < per_class:
+            parts.append(self.tr("{n} of {all} shown").format(n=queries, all=per_class))
+        ways = max(self.view.ways, len(self.view.names))
+        if classes < ways:
+            parts.append(self.tr("{n} of {all} classes").format(n=classes, all=ways))
+        return ", ".join(parts)
 
     def _hit(self, x: float, y: float) -> str:
         if self.view is None or y < TOP:

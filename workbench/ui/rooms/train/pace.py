@@ -46,6 +46,17 @@ def speed_words(per_second: float | None) -> str:
     return f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2f}"
 
 
+def phase_of(status: str, before: str) -> str:
+    """The phase that a run is in, from what it says of itself; "" for a run of one phase.
+
+    Args:
+        status: e.g. "training: pretraining", or what it does between steps, which changes no phase.
+        before: the phase it was in.
+    """
+    doing, _, phase = status.partition(": ")
+    return phase if doing == "training" else before
+
+
 def left_words(seconds: float | None) -> str:
     """For example "35 min", "40 s", "1 h 20 min"."""
     if seconds is None:

@@ -21,6 +21,7 @@ from workbench.ui.rooms.train.algorithms import AlgorithmsPage
 from workbench.ui.rooms.train.earlier import EarlierRuns
 from workbench.ui.rooms.train.history import Curves, done_words, setup_of
 from workbench.ui.rooms.train.monitor import Monitor, import_plots
+from workbench.ui.rooms.train.pace import phase_of
 from workbench.ui.rooms.train.photos import SourcesNotice
 from workbench.ui.rooms.train.recommended import Recommended
 from workbench.ui.rooms.train.rows import time_words
@@ -51,7 +52,7 @@ class TrainRoom(Room):
         self.job: Job | None = None
         self._asked: Sequence[Task] | None = None
         self._touched = False
-        self._seen_first = False
+        self._seen_first, self._phase = False, ""
         self._begun_loading = False
         self._build()
         self._later = QTimer(self)
@@ -250,6 +251,8 @@ class TrainRoom(Room):
             self.start.setEnabled(not stopping)
             self.start.setToolTip(self.tr("What was learnt best so far becomes knowledge"))
             text = self.tr("Learning how to learn from {n}; the best so far is kept.")
+            if self._phase:
+                text = self.tr("Learning how to learn from {n}, now: {phase}; the best so far is kept.")
         else:
             reasons = self.reasons()
             self.start.setText(self.tr("Start"))
@@ -258,7 +261,7 @@ class TrainRoom(Room):
             self.start.setEnabled(self.catalogue is not None and not reasons and not busy)
             self.start.setToolTip("; ".join(reasons.values()))
             text = self.tr("Learn how to learn from {n}, then teach a new class from a few examples.")
-        self.set_subtitle(text.format(n=forms.count(tasks, "task")))
+        self.set_subtitle(text.format(n=forms.count(tasks, "task"), phase=self._phase))
         self.earlier.show_buttons()
 
     def _busy_changed(self) -> None:
@@ -281,7 +284,7 @@ class TrainRoom(Room):
     def _run(self, fn: object, args: tuple[object, ...]) -> None:
         assert callable(fn)
         self.pages.setCurrentIndex(0)
-        self._seen_first = False
+        self._seen_first, self._phase = False, ""
         self.monitor.set_running(running=True)
         row = self.algorithm
         title = self.tr("Meta-training {name}").format(name=row.info.title if row else "").strip()
@@ -313,6 +316,7 @@ class TrainRoom(Room):
     def _progress(self, job: Job) -> None:
         if job is self.job:
             self.monitor.show_progress(job.ctx.progress_now, paused=job.paused)
+            self._phase = phase_of(job.ctx.status_text, self._phase)
             self._show_buttons()
             if self.earlier.says_paused != job.paused:
                 self.earlier.show()
