@@ -296,6 +296,8 @@ def test_the_table_says_everything_in_words(table: RunsTable) -> None:
     words = [table.runs.data(table.runs.index(0, c)) for c in Column]
     assert words == ["Run 3", "MAML", "Conv-4-64", "0.750 (0.740–0.760)", "25 min", "Done"]
     assert table.runs.data(table.runs.index(1, Column.STATE), Qt.ItemDataRole.ToolTipRole) == "the disk is full"
+    assert table.runs.data(table.runs.index(1, Column.ALGORITHM), Qt.ItemDataRole.ToolTipRole) == "MAML"
+    assert "Run 3" in table.runs.data(table.runs.index(0, Column.RUN), Qt.ItemDataRole.ToolTipRole)
     assert table.runs.headerData(Column.ACCURACY, Qt.Orientation.Horizontal) == "Validation accuracy, 600 episodes"
 
 
@@ -504,6 +506,14 @@ def test_the_gallery_counts_what_it_does_not_show_too(room: TrainRoom) -> None:
     assert "of 20 classes" in monitor.gallery.hidden_words()
     monitor.show_episode(replace(episode(), ways=5, right=51, wrong=14), 15)
     assert monitor.gallery.hidden_words().startswith("8 of 13 shown"), "13 were asked, as each class has 14 pictures"
+
+
+def test_what_was_said_of_a_run_goes_when_the_next_one_begins(room: TrainRoom, training: Training, qtbot) -> None:
+    room.show_message("good", "The run before is ready.")
+    assert room.strip.isVisible()
+    begin(room, training, qtbot)
+    assert not room.strip.isVisible()
+    finish(room, training, qtbot)
 
 
 def test_the_phase_of_a_run_is_named(room: TrainRoom, training: Training, qtbot) -> None:

@@ -14,9 +14,17 @@ from workbench.ui import theme
 class Elided(QLabel):
     """A line of plain text that ends in "..." where there is no room for all of it; the tooltip then says all."""
 
-    def __init__(self, text: str = "", role: str = "body", parent: QWidget | None = None) -> None:
+    def __init__(self, text: str = "", role: str = "body", least: int = 48, parent: QWidget | None = None) -> None:
+        """Build it.
+
+        Args:
+            text: its words; never read as markup.
+            role: as of ``controls.label``.
+            least: pixels that it keeps at least where the text needs as many.
+            parent: widget.
+        """
         super().__init__(parent)
-        self._whole = ""
+        self._whole, self._least = "", least
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setProperty("role", role)
         if role in ("title", "section"):
@@ -49,7 +57,7 @@ class Elided(QLabel):
 
     def minimumSizeHint(self) -> QSize:
         """A few letters."""
-        return QSize(min(48, self.sizeHint().width()), super().minimumSizeHint().height())
+        return QSize(min(self._least, self.sizeHint().width()), super().minimumSizeHint().height())
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """More or less room."""

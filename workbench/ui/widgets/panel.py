@@ -5,7 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
-from workbench.ui.widgets.controls import label, line
+from workbench.ui.widgets.controls import line
 from workbench.ui.widgets.elided import Elided
 
 
@@ -32,8 +32,8 @@ class Panel(QFrame):
         column = QVBoxLayout(self)
         column.setContentsMargins(1, 1, 1, 1)
         column.setSpacing(0)
-        self._title = Elided(title, "section")
-        self._beside = label(beside, "secondary")
+        self._title = Elided(title, "section", least=144)
+        self._beside = Elided(beside, "secondary", least=0)
         head = QWidget()
         head.setFixedHeight(header_height)
         self.header = QHBoxLayout(head)

@@ -285,6 +285,7 @@ class TrainRoom(Room):
         assert callable(fn)
         self.pages.setCurrentIndex(0)
         self._seen_first, self._phase = False, ""
+        self.strip.clear()  # what it says is of the run before
         self.monitor.set_running(running=True)
         row = self.algorithm
         title = self.tr("Meta-training {name}").format(name=row.info.title if row else "").strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from workbench.ui.widgets.figures import draw_whisker
 Index = QModelIndex | QPersistentModelIndex
 ROW, HEADER = 36, 32
 _EYE = 16
+_ACCURACY, _WIDER = 230, 80
 
 
 class Column(enum.IntEnum):
@@ -115,7 +117,10 @@ class RunsModel(QAbstractTableModel):
             return self.words(row, Column(index.column()))
         if role == Qt.ItemDataRole.ToolTipRole:
             if index.column() == Column.RUN:
-                return self.tr("The eye shows or hides its curves in the plots")
+                eye = self.tr("The eye shows or hides its curves in the plots")
+                return f"<span>{html.escape(row.name)}<br>{html.escape(eye)}</span>"  # a name is no markup
+            if index.column() in (Column.ALGORITHM, Column.BACKBONE):
+                return self.words(row, Column(index.column()))
             return row.message if index.column() == Column.STATE else None
         return None
 
@@ -296,9 +301,9 @@ class RunsTable(QTableView):
             fixed[Column.BACKBONE] = 94
         if width < 540:
             del fixed[Column.TIME]
-        extra = max(0, width - sum(fixed.values()) - 254)
-        fixed[Column.ALGORITHM] += min(56, extra)
-        fixed[Column.RUN] += max(0, extra - 56) // 3
+        extra = max(0, width - sum(fixed.values()) - _ACCURACY)
+        fixed[Column.ALGORITHM] += min(_WIDER, extra)
+        fixed[Column.RUN] += max(0, extra - _WIDER) // 3
         for column, size in fixed.items():
             self.setColumnWidth(column, size)
         self.setColumnWidth(Column.ACCURACY, max(150, width - sum(fixed.values())))
