@@ -127,6 +127,7 @@ def test_latex_tables() -> None:
     for line in text.splitlines():
         if line.endswith(r"\\"):
             assert len(re.findall(r"(?<!\\)&", line)) in {1, 2, 3}
+    assert text.endswith("\\end{tabular}\n")
     alone = to_latex([A]).decode()
     assert alone.count(r"\begin{tabular}") == 1
 

@@ -129,7 +129,7 @@ def to_latex(results: Sequence[Evaluated], pairs: Sequence[Mapping[str, Any]] = 
 
     Comments above them say how the episodes were drawn; what is transductive is marked.
     """
-    return "\n".join([*_preface(results), "", *_tables(results, pairs)]).encode("utf-8", "replace")
+    return "\n".join([*_preface(results), "", *_tables(results, pairs), ""]).encode("utf-8", "replace")
 
 
 def _preface(results: Sequence[Evaluated]) -> Iterator[str]:
