@@ -51,7 +51,7 @@ def test_features_statistics_and_gradients_are_those_of_the_network_as_written(c
     x = pictures(n, channels, size)
     features, seen, grads = written(module, params, x, random_like)
     with torch.no_grad():
-        parts, tape = blocks.forward(trunk.blocks_of(list(params.values())), blocks.cut(x), 1e-5)
+        parts, tape = blocks.forward(blocks.blocks_of(list(params.values())), blocks.cut(x), 1e-5)
         found, _ = blocks.backward(tape, random_like(features).split([len(p) for p in parts]))
     assert relative(torch.cat(parts), features) < 1e-12
     assert max(relative(a, b) for a, b in zip((t for b in found for t in b), grads, strict=True)) < 1e-10
@@ -101,7 +101,7 @@ def test_chunks_change_nothing(monkeypatch):
     with torch.no_grad():
         cut = blocks.cut(x)
         assert len(cut) == 4
-        parts, tape = blocks.forward(trunk.blocks_of(list(params.values())), cut, 1e-5)
+        parts, tape = blocks.forward(blocks.blocks_of(list(params.values())), cut, 1e-5)
         found, _ = blocks.backward(tape, random_like(features).split([len(p) for p in parts]))
     assert relative(torch.cat(parts), features) < 1e-12
     assert max(relative(a, b) for a, b in zip((t for b in found for t in b), grads, strict=True)) < 1e-10
@@ -113,7 +113,7 @@ def test_ties_of_blank_pictures_are_counted_once():
     x[:, :, 5:12, 8:20] = -1.0
     _, _, grads = written(module, params, x, random_like)
     with torch.no_grad():
-        parts, tape = blocks.forward(trunk.blocks_of(list(params.values())), blocks.cut(x), 1e-5)
+        parts, tape = blocks.forward(blocks.blocks_of(list(params.values())), blocks.cut(x), 1e-5)
         found, _ = blocks.backward(tape, random_like(torch.cat(parts)).split([len(p) for p in parts]))
     assert max(relative(a, b) for a, b in zip((t for b in found for t in b), grads, strict=True)) < 1e-8
 

@@ -182,10 +182,15 @@ class Back:
     level: Tensor
 
 
-def cut(x: Tensor) -> list[Pictures]:
-    """Pictures ``[B, C, H, W]`` as chunks of patches."""
+def blocks_of(values: Sequence[Tensor]) -> list[Block]:
+    """Kernel, gain and shift of one block after the other, as blocks."""
+    return [Block(*values[i : i + 3]) for i in range(0, len(values), 3)]
+
+
+def cut(x: Tensor, count: int | None = None) -> list[Pictures]:
+    """Pictures ``[B, C, H, W]`` as ``count`` chunks of patches, or as many as are good."""
     per = max(1, round(CHUNK / (x.shape[2] * x.shape[3])))
-    chunks = x.detach().tensor_split(max(1, round(len(x) / per)))
+    chunks = x.detach().tensor_split(max(1, round(len(x) / per)) if count is None else count)
     return [_patches(chunk) for chunk in chunks if len(chunk)]
 
 

@@ -186,20 +186,18 @@ def descend_changes(
     return of_kernel, dz
 
 
-_PARTS = (rows, column, applied, first, finish, climb, rectified, spread, descend, against)
-_CHANGES = (at, first_changes, next_changes, out_changes, sum_changes, descend_changes)
-
-
-def _compiled() -> Any:
+def compiled(*parts: Callable[..., Any]) -> Any:
+    """The functions as torch's interpreter runs them, or ``None`` where it cannot."""
     try:
-        text = "\n".join(inspect.getsource(part) for part in (*_PARTS, *_CHANGES))
-        return torch.jit.CompilationUnit(text)
+        return torch.jit.CompilationUnit("\n".join(inspect.getsource(part) for part in parts))
     except (OSError, RuntimeError, AttributeError) as error:
         _log.info("the fast path runs as Python: %s", error)
         return None
 
 
-_unit = _compiled()
+PARTS = (rows, column, applied, first, finish, climb, rectified, spread, descend, against)
+CHANGES = (at, first_changes, next_changes, out_changes, sum_changes, descend_changes)
+_unit = compiled(*PARTS, *CHANGES)
 
 
 def run(part: Callable[..., Any], *args: Any) -> Any:

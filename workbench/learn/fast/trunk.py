@@ -1,4 +1,4 @@
-"""Conv-4 for ``functional.call``: the same features and gradients, computed by ``blocks`` and ``second``.
+"""Conv-4 for ``functional.call``: the same features and gradients, computed by ``passes``.
 
 Any algorithm that passes pictures through its trunk, under their own statistics or under given ones, gains by it
 without knowing. First and second derivatives are written out; where more is asked for (a third one, a second one
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from workbench.learn import functional, norm
 from workbench.learn.backbones.conv4 import Block as ConvBlock
-from workbench.learn.fast import blocks, second
+from workbench.learn.fast import blocks, passes
 
 NAMES = ("conv.weight", "norm.weight", "norm.bias")
 Gradients = tuple[Tensor | None, ...]
@@ -32,7 +32,7 @@ def _block(part: nn.Module) -> bool:
 
 
 def names(module: nn.Module) -> list[str]:
-    """Its parameters' names, block by block, as ``blocks.Block`` holds them."""
+    """Its parameters' names, block by block, in the order of ``blocks.Block``."""
     return [f"{i}.{name}" for i in range(len(list(module.children())) - 1) for name in NAMES]
 
 
@@ -44,11 +44,6 @@ def paths(module: nn.Module) -> list[str]:
 def eps(module: nn.Module) -> float:
     """Of its norms."""
     return next(part.eps for part in module.modules() if isinstance(part, norm.Norm2d))
-
-
-def blocks_of(values: Sequence[Tensor]) -> list[blocks.Block]:
-    """Values in the order of :func:`names`, block by block."""
-    return [blocks.Block(*values[i : i + 3]) for i in range(0, len(values), 3)]
 
 
 def substitute() -> functional.Substitute:
@@ -74,7 +69,7 @@ def features(
     values = [params[name] for name in names(module)]
     known = {} if known is None else known
     if id(x) not in known:
-        known[id(x)] = x, blocks.cut(x)
+        known[id(x)] = x, passes.cut(x)
     pictures = known[id(x)][1]
     out: Tensor
     if policy.given is not None:
@@ -101,35 +96,32 @@ class _Own(torch.autograd.Function):
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
         counts, differentiable = kept
-        found, tape = blocks.forward(blocks_of(values), pictures, eps(module))
-        seen = blocks.statistics(tape)
+        found, tape = passes.up(values, pictures, eps(module), None)
+        seen = passes.statistics(tape)
         counts += [m.values for m in seen]
-        flat = [t for m in seen for t in m[:2]]
+        # under new names: an output that the tape holds too would hold itself through its graph, and never be freed
+        flat = [t.detach() for m in seen for t in m[:2]]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *values)
         ctx.module, ctx.tape = module, tape
         if not differentiable:
             ctx.mark_non_differentiable(*flat)
-        return torch.cat(found), *flat
+        return found.detach(), *flat
 
     @staticmethod
     def backward(ctx: Any, wanted: Tensor | None, *into: Tensor | None) -> Gradients:
         x, *values = ctx.saved_tensors
-        tape: blocks.Tape = ctx.tape
+        tape: passes.Tape = ctx.tape
         statistics = any(t is not None for t in into)
         if torch.is_grad_enabled() and statistics:
             return None, None, None, None, *_as_written(_own(ctx.module, x), values, [wanted, *into])
-        if wanted is None:
-            wanted = torch.cat([layer.out.flatten(1) for layer in tape.layers[-1].chunks]).zero_()
+        wanted = passes.nothing(tape) if wanted is None else wanted
         if torch.is_grad_enabled():
             return None, None, None, None, *_Gradient.apply(ctx.module, tape, x, wanted, *values)
-        pairs = None
-        if statistics:
-            zero = [torch.zeros_like(layer.shift) for layer in tape.layers for _ in range(2)]
-            flat = [z if t is None else t for t, z in zip(into, zero, strict=True)]
-            pairs = list(zip(flat[::2], flat[1::2], strict=True))
-        found, _ = blocks.backward(tape, _parts(tape, wanted), pairs)
-        return None, None, None, None, *(g for block in found for g in block)
+        shifts = values[2::3]
+        zeros = [torch.zeros_like(shifts[i // 2]) for i in range(len(into))] if statistics else []
+        found, _ = passes.down(tape, wanted, [z if t is None else t for t, z in zip(into, zeros, strict=False)])
+        return None, None, None, None, *found
 
 
 class _Gradient(torch.autograd.Function):
@@ -137,12 +129,12 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, module: nn.Module, tape: blocks.Tape, x: Tensor, wanted: Tensor, *values: Tensor
+        ctx: Any, module: nn.Module, tape: passes.Tape, x: Tensor, wanted: Tensor, *values: Tensor
     ) -> tuple[Tensor, ...]:
-        found, way = blocks.backward(tape, _parts(tape, wanted))
+        found, way = passes.down(tape, wanted)
         ctx.save_for_backward(x, wanted, *values)
         ctx.module, ctx.tape, ctx.way = module, tape, way
-        return tuple(g for block in found for g in block)
+        return tuple(g.detach() for g in found)  # under new names, as above
 
     @staticmethod
     def backward(ctx: Any, *along: Tensor) -> Gradients:
@@ -154,8 +146,8 @@ class _Gradient(torch.autograd.Function):
                 return list(torch.autograd.grad(out, leaves[1:], leaves[0], create_graph=True))
 
             return None, None, None, *_as_written(gradient, [wanted, *values], along)
-        out, found = second.changes(ctx.tape, ctx.way, blocks_of(along))
-        return None, None, None, torch.cat(out), *(g for block in found for g in block)
+        out, found = passes.changes(ctx.tape, ctx.way, along)
+        return None, None, None, out, *found
 
 
 class _Given(torch.autograd.Function):
@@ -167,10 +159,10 @@ class _Given(torch.autograd.Function):
     ) -> Tensor:
         values, flat = tensors[: -2 * len(counts)], tensors[-2 * len(counts) :]
         given = list(map(norm.Moments, flat[::2], flat[1::2], counts))
-        found, tape = blocks.forward(blocks_of(values), pictures, eps(module), given)
+        found, tape = passes.up(values, pictures, eps(module), given)
         ctx.save_for_backward(x, *tensors)
         ctx.module, ctx.counts, ctx.tape = module, counts, tape
-        return torch.cat(found)
+        return found.detach()
 
     @staticmethod
     def backward(ctx: Any, wanted: Tensor) -> Gradients:
@@ -184,14 +176,8 @@ class _Given(torch.autograd.Function):
                     return [_called(ctx.module, x, values)]
 
             return None, None, None, None, *_as_written(answer, tensors, [wanted])
-        found, way = blocks.backward(ctx.tape, _parts(ctx.tape, wanted))
-        into = blocks.into_given(ctx.tape, way)
-        return None, None, None, None, *(g for block in found for g in block), *(g for pair in into for g in pair)
-
-
-def _parts(tape: blocks.Tape, wanted: Tensor) -> tuple[Tensor, ...]:
-    """Rows of each chunk."""
-    return torch.split(wanted, [p.number for p in tape.pictures])
+        found, way = passes.down(ctx.tape, wanted)
+        return None, None, None, None, *found, *passes.into_given(ctx.tape, way)
 
 
 # ---- as it is written -----------------------------------------------------------------------------------------------
