@@ -5,8 +5,8 @@ import functools
 import pytest
 import torch
 
-from tests.learn import conformance, tasks
-from tests.learn.conformance import Case
+from tests.learn import cases, conformance, tasks
+from tests.learn.cases import Case
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import heads, norm, registry
@@ -15,7 +15,7 @@ from workbench.learn.algorithms.protonet import ProtoNet
 from workbench.learn.algorithms.reptile import Reptile
 from workbench.learn.protocol import Adapted, Setting, State, StepResult, Support, generator
 
-ALL = [case for key in registry.algorithms() for case in conformance.cases(key)]
+ALL = [case for key in registry.algorithms() for case in cases.of(key)]
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +39,10 @@ def test_the_whole_suite_is_one_call():
 @pytest.mark.parametrize("key", sorted(registry.algorithms()))
 def test_onnx_gives_the_same_answers(key, tmp_path):
     ort = pytest.importorskip("onnxruntime")
-    algorithm = conformance.build(key, {})
-    state = conformance.train(algorithm, algorithm.init(generator(0)), 1)
+    algorithm = cases.build(key, {})
+    state = cases.train(algorithm, algorithm.init(generator(0)), 1)
     e = tasks.episode(generator(4))
-    deployed = algorithm.deploy(state, algorithm.adapt(state, conformance.support_of(e), Context()))
+    deployed = algorithm.deploy(state, algorithm.adapt(state, cases.support_of(e), Context()))
     batch = ({0: torch.export.Dim("batch", min=1, max=1024)},)
     torch.onnx.export(
         deployed,
@@ -58,7 +58,7 @@ def test_onnx_gives_the_same_answers(key, tmp_path):
     for n in (1, len(e.query_x)):
         x = e.query_x[:n]
         got = torch.from_numpy(session.run(None, {name: x.numpy()})[0])
-        conformance.close(got, deployed(x)[0], 1e-5)
+        cases.close(got, deployed(x)[0], 1e-5)
         assert torch.equal(got.argmax(1), deployed(x)[0].argmax(1))
 
 
@@ -190,7 +190,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("cls", "prop"), MISTAKES, ids=lambda v: v.__name__)
 def test_a_planted_mistake_is_noticed(cls, prop):
-    _, params = conformance.cases(cls.info.key)[0].make.args
+    _, params = cases.of(cls.info.key)[0].make.args
     made = functools.partial(_planted, cls, params)
     with pytest.raises(AssertionError):
         prop(Case(cls.__name__, made))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, tasks
 from workbench.core.context import Context
 from workbench.core.values import Preprocess
 from workbench.export.onnx import to_onnx
@@ -15,7 +15,7 @@ from workbench.learn.protocol import generator
 from workbench.learn.registry import algorithms
 
 PLAIN = Preprocess(tasks.SIZE, "grey", mean=(0.5,), std=(0.25,))
-CASES = [conformance.cases(key)[0] for key in algorithms()]
+CASES = [cases.of(key)[0] for key in algorithms()]
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def exported_graph_answers_as_torch_does(case):
     ort = pytest.importorskip("onnxruntime")
     algorithm, state = case.algorithm, case.fresh
     e = tasks.episode(generator(4), shots=(1, 3, 2, 1, 2))
-    deployed = algorithm.deploy(state, algorithm.adapt(state, conformance.support_of(e), Context()))
+    deployed = algorithm.deploy(state, algorithm.adapt(state, cases.support_of(e), Context()))
     centres = prototypes(deployed.trunk(e.support_x), e.support_y, e.ways)
     network = Answering(deployed, PLAIN.mean, PLAIN.std, 1.3, centres, 2.0, 0.2)
     graph = to_onnx(network, PLAIN, tuple("abcde"))
@@ -40,7 +40,7 @@ def exported_graph_answers_as_torch_does(case):
         found = [torch.from_numpy(t) for t in session.run(None, {"image": image[:n].numpy()})]
         expected = network(image)
         for got, want in zip(found, expected, strict=True):
-            conformance.close(got, want[:n], 1e-4)
+            cases.close(got, want[:n], 1e-4)
         assert torch.equal(found[0].argmax(1), expected[0][:n].argmax(1))
 
 
@@ -83,8 +83,8 @@ def test_a_graph_that_answers_otherwise_is_noticed(trunk):
             deployed.trunk = trunk(deployed.trunk)
             return deployed
 
-    make = conformance.cases("protonet")[0].make
+    make = cases.of("protonet")[0].make
     with pytest.raises(AssertionError):
         exported_graph_answers_as_torch_does(
-            conformance.Case("mistaken", lambda ways: Mistaken(make(ways).p, make(ways).setting))
+            cases.Case("mistaken", lambda ways: Mistaken(make(ways).p, make(ways).setting))
         )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.learn import tasks
-from tests.learn.conformance import double
+from tests.learn.cases import double
 from tests.learn.test_oracles_maml import gap_to_finite_differences, meta_gradient, task
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, tasks
 from tests.learn.data import sampler, source
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
@@ -72,13 +72,13 @@ def test_each_source_begins_at_the_ancestor_with_its_own_rows():
     algorithm = built()
     begun = moved(algorithm, algorithm.init(generator(0)), "ancestor", batch(0))
     s = algorithm.finish(begun, phases(algorithm)["ancestor"], Context())
-    assert conformance.same(functional.under(s.learned), functional.under(begun.learned))
+    assert cases.same(functional.under(s.learned), functional.under(begun.learned))
     for i, rows in enumerate((slice(0, 3), slice(3, 5), slice(5, 9))):
-        assert conformance.same(own(s, i), functional.under(begun.learned))
+        assert cases.same(own(s, i), functional.under(begun.learned))
         assert torch.equal(s.learned[f"source.{i}.head.weight"], begun.learned["classifier.weight"][rows])
         assert torch.equal(s.learned[f"source.{i}.head.bias"], begun.learned["classifier.bias"][rows])
         averages = functional.under(s.memory, f"source.{i}.trunk.")
-        assert conformance.same(averages, functional.under(begun.memory))
+        assert cases.same(averages, functional.under(begun.memory))
     assert not any(n.startswith("classifier.") for n in s.learned)
 
 
@@ -143,7 +143,7 @@ def test_a_step_is_plain_training_of_that_copy():
     z = f @ s.learned["source.1.head.weight"].T + s.learned["source.1.head.bias"]
     torch.testing.assert_close(result.loss.detach(), F.cross_entropy(z, b.y))
     expected = norm.running_average(functional.under(s.memory, "source.1.trunk."), seen)
-    assert conformance.same(functional.under(result.memory, "source.1.trunk."), expected)
+    assert cases.same(functional.under(result.memory, "source.1.trunk."), expected)
 
 
 # ---- the average -----------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_a_source_without_a_step_is_left_out():
     assert list(averaging.recalled(done.memory)) == [0, 2]
     # and without any step at all the ancestor stays
     none = algorithm.finish(walked(algorithm, ()), phases(algorithm)["sources"], Context())
-    assert conformance.same(functional.under(none.learned), functional.under(walked(algorithm, ()).learned))
+    assert cases.same(functional.under(none.learned), functional.under(walked(algorithm, ()).learned))
     assert none.memory[MODELS] == 0
 
 
@@ -211,8 +211,8 @@ def test_the_average_of_one_source_is_its_model(form):
     if form == "fisher":
         s = moved(algorithm, s, "fisher", batch(0, 2, size=4))
     done = algorithm.finish(s, phases(algorithm)["fisher" if form == "fisher" else "sources"], Context())
-    assert conformance.same(functional.under(done.learned), own(s, 0))
-    assert conformance.same(functional.under(done.memory), functional.under(s.memory, "source.0.trunk."))
+    assert cases.same(functional.under(done.learned), own(s, 0))
+    assert cases.same(functional.under(done.memory), functional.under(s.memory, "source.0.trunk."))
 
 
 def test_what_the_sources_changed_can_be_averaged_anew():
@@ -253,7 +253,7 @@ def statistics_are_measured_anew(cls):
     close = torch.testing.assert_close
     close(done.memory["trunk.norm.running_mean"], torch.stack(means).mean(0), rtol=1e-4, atol=1e-4)
     close(done.memory["trunk.norm.running_var"], torch.stack(variances).mean(0), rtol=1e-4, atol=1e-4)
-    assert conformance.same(functional.under(done.learned), functional.under(s.learned))
+    assert cases.same(functional.under(done.learned), functional.under(s.learned))
     assert set(done.learned) == {n for n in s.learned if n.startswith("trunk.")}
 
 
@@ -305,8 +305,8 @@ def test_weights_are_the_ancestor():
     algorithm = built(weights=params | buffers)
     assert list(phases(algorithm)) == ["sources", "statistics"]
     s = algorithm.init(generator(0))
-    assert conformance.same(functional.under(s.learned), params)
-    assert all(conformance.same(own(s, i), params) for i in range(3))
+    assert cases.same(functional.under(s.learned), params)
+    assert all(cases.same(own(s, i), params) for i in range(3))
     assert s.learned["source.2.head.weight"].shape == (4, 128)
     # loaded to be used it has neither copies nor a classifier
     assert set(built(weights=params | buffers, classes=()).init(generator(0)).learned) == {f"trunk.{n}" for n in params}

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, tasks
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError
 from workbench.core.params import build_params
@@ -153,10 +153,10 @@ def test_the_whole_method_is_blind_to_scale():
 
     def gap(cls):
         algorithm = built(cls, test_steps=5)
-        s = conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), 2))
+        s = cases.double(cases.train(algorithm, algorithm.init(generator(0)), 2))
         # behind a ReLU and a pooling, the gains of the last normalisation scale the features
         louder = {n: 3 * t if n.startswith("trunk.norm") else t for n, t in s.learned.items()}
-        here, there = (conformance.predict(algorithm, State(t, s.memory), e) for t in (s.learned, louder))
+        here, there = (cases.predict(algorithm, State(t, s.memory), e) for t in (s.learned, louder))
         return float((here - there).abs().max() / here.abs().max())
 
     assert gap(BaselinePlusPlus) < 1e-12
@@ -174,7 +174,7 @@ def test_the_scale_goes_by_the_number_of_classes(classes, expected):
 @pytest.mark.parametrize("cls", BOTH)
 def test_training_is_plain_classification_of_all_source_classes(cls):
     algorithm = built(cls)
-    s = conformance.double(algorithm.init(generator(0)))
+    s = cases.double(algorithm.init(generator(0)))
     b = tasks.labelled(generator(1), 16)
     b = tasks.Labelled(b.x.double(), b.y, b.source)
     with norm.batch_statistics():
@@ -194,30 +194,30 @@ def test_training_is_plain_classification_of_all_source_classes(cls):
 @pytest.mark.parametrize("cls", BOTH)
 def test_a_task_gets_a_fresh_head_on_features_that_stay(cls):
     algorithm = built(cls)
-    s = conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), 2))
+    s = cases.double(cases.train(algorithm, algorithm.init(generator(0)), 2))
     e = tasks.episode(generator(0), shots=(1, 3, 2, 1, 4), dtype=torch.float64)
     shown = []
-    a = algorithm.adapt(s, conformance.support_of(e), Context(), on_step=lambda j, _: shown.append(j))
+    a = algorithm.adapt(s, cases.support_of(e), Context(), on_step=lambda j, _: shown.append(j))
     assert shown == list(range(101))
     f = functional.call(algorithm.network, functional.under(s.learned), functional.under(s.memory), e.support_x)
     if cls is Baseline:
         torch.testing.assert_close((a.tensors["weight"], a.tensors["bias"]), linear(f, e.support_y, Recipe()))
     else:
         torch.testing.assert_close(a.tensors["weight"], cosine(f, e.support_y, Recipe()))
-    silent = algorithm.adapt(s, conformance.support_of(e), Context())
-    assert conformance.same(a.tensors, silent.tensors)
+    silent = algorithm.adapt(s, cases.support_of(e), Context())
+    assert cases.same(a.tensors, silent.tensors)
 
 
 @pytest.mark.parametrize("cls", BOTH)
 def test_the_source_classifier_is_dropped_and_not_needed(cls):
     algorithm = built(cls, test_steps=3)
-    s = conformance.train(algorithm, algorithm.init(generator(0)), 2)
+    s = cases.train(algorithm, algorithm.init(generator(0)), 2)
     assert not any(n.startswith("classifier.") for n in s.learned)
     again = cls(algorithm.p, Setting("tiny", 1, tasks.SIZE))
     fresh = again.init(generator(0))
     assert fresh.learned.keys() == s.learned.keys()
     e = tasks.episode(generator(0))
-    assert torch.equal(conformance.predict(again, s, e), conformance.predict(algorithm, s, e))
+    assert torch.equal(cases.predict(again, s, e), cases.predict(algorithm, s, e))
     with pytest.raises(ValueError, match="number of classes"):
         again.step(fresh, tasks.labelled(generator(0), 4), AT, Context())
     assert set(

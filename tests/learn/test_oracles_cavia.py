@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.learn import tasks
-from tests.learn.conformance import double
+from tests.learn.cases import double
 from tests.learn.test_oracles_maml import AT, gap_to_finite_differences, meta_gradient, meta_loss, task
 from workbench.core.context import Context
 from workbench.learn.algorithms.cavia import CAVIA

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import blocks, functional, heads, norm, registry
@@ -33,7 +33,7 @@ def state(algorithm):
     s, gen = algorithm.init(generator(0)), generator(1)
     learned = {n: t + 0.3 * torch.rand(t.shape, generator=gen) for n, t in s.learned.items()}
     memory = {n: t + 0.3 * torch.rand(t.shape, generator=gen) if "running" in n else t for n, t in s.memory.items()}
-    return conformance.double(State(learned, memory))
+    return cases.double(State(learned, memory))
 
 
 def task(seed=0, shots=SHOTS, queries=3):
@@ -43,7 +43,7 @@ def task(seed=0, shots=SHOTS, queries=3):
 
 
 def adapted(algorithm, s, e):
-    return algorithm.adapt(s, conformance.support_of(e), Context())
+    return algorithm.adapt(s, cases.support_of(e), Context())
 
 
 def parts(algorithm, s, x):
@@ -263,7 +263,7 @@ def test_the_block_at_the_end_is_the_plain_network():
         for x in (e.support_x, e.query_x)
     )
     expected = heads.distance_logits(q, heads.prototypes(f, e.support_y, 3), s.learned["scale"][3].exp())
-    torch.testing.assert_close(conformance.predict(algorithm, s, e), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(cases.predict(algorithm, s, e), expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("kind", ["nearest", "ridge"])
@@ -285,7 +285,7 @@ def test_residual_networks_are_cut_too(key, size):
     s.learned["prior"][1] = 9.0
     a = algorithm.adapt(s, Support(x, torch.arange(3), 3), Context())
     short = algorithm.truncated(s, a)
-    conformance.close(short(x)[0], algorithm.logits(s, a, x), 1e-5)
+    cases.close(short(x)[0], algorithm.logits(s, a, x), 1e-5)
     numbers = [sum(p.numel() for p in t.parameters()) for t in (short.trunk, algorithm.trunk(s))]
     assert numbers[0] < 0.12 * numbers[1]
 
@@ -302,7 +302,7 @@ def test_a_shorter_network_is_exported(tmp_path):
     session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for n in (1, len(x)):
         got = session.run(None, {session.get_inputs()[0].name: x[:n].numpy()})[0]
-        conformance.close(torch.from_numpy(got), short(x[:n])[0], 1e-5)
+        cases.close(torch.from_numpy(got), short(x[:n])[0], 1e-5)
 
 
 # ---- training --------------------------------------------------------------------------------------------
@@ -365,6 +365,6 @@ def test_a_network_of_one_block_has_nothing_to_choose():
     s = algorithm.init(generator(0))
     assert set(s.learned) == {"trunk.conv.weight", "trunk.norm.weight", "trunk.norm.bias", "scale"}
     e = tasks.episode(generator(0))
-    a = algorithm.adapt(s, conformance.support_of(e), Context())
+    a = algorithm.adapt(s, cases.support_of(e), Context())
     assert a.tensors["shares"].tolist() == [1.0]
     assert isinstance(a, Adapted)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.data.episodes import Episodes
@@ -29,12 +29,12 @@ def built(form, cls=Generated, backbone="tiny", classes=(CLASSES,), **params):
 
 def trained(algorithm, steps=3):
     """In float64, moved on so that what starts at zero is not, and what is written is far from the codes."""
-    s = conformance.train(algorithm, algorithm.init(generator(0)), steps)
+    s = cases.train(algorithm, algorithm.init(generator(0)), steps)
     gen = generator(9)
     moved = {
         n: t if n.startswith("trunk.") else t + 0.2 * torch.randn(t.shape, generator=gen) for n, t in s.learned.items()
     }
-    return conformance.double(State(moved, s.memory))
+    return cases.double(State(moved, s.memory))
 
 
 def task(seed=0, shots=SHOTS, **kwargs):
@@ -154,7 +154,7 @@ def test_in_use_the_same_is_written_without_noise_and_with_the_whole_memory(form
     w = trainable(s).learned
     rows, biases, _ = BY_HAND[form](algorithm.p, w, f, e.support_y, None, torch.zeros(5, 3))
     for seed in (0, 1):
-        a = algorithm.adapt(s, conformance.support_of(e), Context(seed=seed))
+        a = algorithm.adapt(s, cases.support_of(e), Context(seed=seed))
         torch.testing.assert_close(a.tensors["weight"], torch.stack(rows).detach(), rtol=0, atol=1e-11)
         torch.testing.assert_close(a.tensors["bias"], torch.stack(biases).detach(), rtol=0, atol=1e-11)
     queries = algorithm.embed(s, a, e.query_x)
@@ -265,7 +265,7 @@ def test_gradients_equal_finite_differences(form):
 
 
 def test_a_severed_generator_has_no_gradient():
-    case = conformance.Case("severed", lambda _: built("plain", GraphEnds))
+    case = cases.Case("severed", lambda _: built("plain", GraphEnds))
     with pytest.raises(AssertionError, match="generator"):
         conformance.every_learned_tensor_gets_a_gradient(case)
 
@@ -275,7 +275,7 @@ def test_a_severed_generator_has_no_gradient():
 
 def begins_as_cosine_prototypes(form, cls=Generated):
     algorithm = built(form, cls)
-    s, e = conformance.double(algorithm.init(generator(0))), task()
+    s, e = cases.double(algorithm.init(generator(0))), task()
     support, queries = split(algorithm, s, e)
     units = F.normalize(support, dim=1)
     centres = torch.stack([units[e.support_y == k].mean(0) for k in range(5)])
@@ -370,7 +370,7 @@ def test_open_rows_of_its_own_are_noticed():
 
 def test_where_all_rows_are_shut_nothing_is_remembered():
     algorithm = built("attention", classes=(5,))
-    s = conformance.double(algorithm.init(generator(0)))
+    s = cases.double(algorithm.init(generator(0)))
     w = {**s.learned, "attended": torch.ones(128, dtype=torch.float64)}
     unit = F.normalize(torch.randn(5, 128, generator=generator(3), dtype=torch.float64), dim=1)
     found = generated.remembered(w, unit, torch.arange(5), 5, torch.arange(5))
@@ -393,7 +393,7 @@ def test_the_memory_is_trained_as_a_cosine_classifier_of_all_sources():
     torch.testing.assert_close(both.loss - alone.loss, F.cross_entropy(z, beside.y + 25 * source), rtol=1e-4, atol=1e-5)
     assert "memory accuracy" in both.metrics
     assert "memory accuracy" not in alone.metrics
-    assert conformance.same(alone.memory, both.memory)
+    assert cases.same(alone.memory, both.memory)
 
 
 def test_without_known_sources_there_is_no_memory_and_it_still_works():
@@ -402,14 +402,14 @@ def test_without_known_sources_there_is_no_memory_and_it_still_works():
     assert not any(n.startswith("memory.") for n in s.learned)
     e, beside = tasks.episode(generator(0)), tasks.labelled(generator(1), 16)
     assert bool(algorithm.step(s, Episodes((e,), beside), AT, Context()).loss.isfinite())
-    assert conformance.predict(algorithm, s, e).shape == (25, 5)
+    assert cases.predict(algorithm, s, e).shape == (25, 5)
 
 
 def test_knowledge_keeps_its_memory_where_the_sources_are_not_known_any_more():
     """An entry is loaded without its sources; what it has learnt decides."""
     algorithm, loaded = built("attention"), built("attention", classes=())
     s, e = trained(algorithm), task()
-    assert torch.equal(conformance.predict(algorithm, s, e), conformance.predict(loaded, s, e))
+    assert torch.equal(cases.predict(algorithm, s, e), cases.predict(loaded, s, e))
 
 
 # ---- the code --------------------------------------------------------------------------------------------
@@ -421,7 +421,7 @@ def test_steps_of_the_code_fit_the_examples():
     for steps in (0, 3, 10):
         algorithm = built("embedding", code_steps=steps, code_lr=0.3)
         s, e = trained(algorithm), task()
-        a = algorithm.adapt(s, conformance.support_of(e), Context())
+        a = algorithm.adapt(s, cases.support_of(e), Context())
         losses.append(float(F.cross_entropy(algorithm.logits(s, a, e.support_x), e.support_y)))
     assert losses[0] > losses[1] > losses[2]
 

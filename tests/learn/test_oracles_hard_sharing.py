@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, many, tasks
+from tests.learn import cases, conformance, many, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import balance, functional, norm, supervised
@@ -30,7 +30,7 @@ def trained(algorithm, steps=3):
     s, phase, moments = algorithm.init(generator(0)), Phase("sources", lr={"": 0.01}), Moments()
     for i in range(steps):
         s = advanced(algorithm, s, many.several(generator(i), 24, CLASSES), phase, moments)
-    return conformance.double(s)
+    return cases.double(s)
 
 
 def gradients(result, learned):
@@ -75,15 +75,15 @@ def test_one_source_is_single_task_training_to_the_last_bit(weights):
     ours = algorithm.init(generator(0))
     plain = State({n.replace("classifier.0.", "classifier."): t for n, t in ours.learned.items()}, ours.memory)
     learned = functional.named(functional.initial(algorithm.network, gen := generator(0))[0])
-    assert conformance.same(plain.learned, learned | supervised.classifier((6,), algorithm.features, gen))
+    assert cases.same(plain.learned, learned | supervised.classifier((6,), algorithm.features, gen))
     phase, moments = algorithm.phases(None)[0], (Moments(), Moments())
     for i in range(4):
         b = many.several(generator(i), 16, (6,))
         ours = advanced(algorithm, ours, b, phase, moments[0])
         plain = advanced(Plain(algorithm.network), plain, b, phase, moments[1])
     trunk = [{n: t for n, t in s.learned.items() if n.startswith("trunk.")} for s in (ours, plain)]
-    assert conformance.same(*trunk)
-    assert conformance.same(ours.memory, plain.memory)
+    assert cases.same(*trunk)
+    assert cases.same(ours.memory, plain.memory)
 
 
 # ---- the weights -----------------------------------------------------------------------------------------
@@ -294,11 +294,11 @@ def test_a_step_projects_the_trunk_alone_in_an_order_that_the_step_decides():
     _, each = by_hand(algorithm, s, b)
     result = algorithm.step(State(leaves(s), s.memory), b, AT, Context(seed=5))
     again = algorithm.step(State(leaves(s), s.memory), b, AT, Context(seed=5))
-    assert conformance.same(result.grads, again.grads)
+    assert cases.same(result.grads, again.grads)
     trunk = [functional.under(g) for g in each]
     gen = generator(Context(seed=5).seed_for("hard-sharing/sources/3"))
     expected = balance.surgery(trunk, gen)
-    assert any(not conformance.same(a, b) for a, b in zip(trunk, expected, strict=True)), "no conflict here"
+    assert any(not cases.same(a, b) for a, b in zip(trunk, expected, strict=True)), "no conflict here"
     for name in trunk[0]:
         mean = sum(g[name] for g in expected) / 3
         torch.testing.assert_close(result.grads[f"trunk.{name}"], mean, rtol=1e-10, atol=1e-12)
@@ -346,9 +346,5 @@ def test_what_is_left_is_the_trunk_alone(weights):
     ids=lambda p: p.__name__,
 )
 def test_every_way_of_weighing_keeps_the_promises(prop, weights):
-    make = conformance.cases("hard-sharing")[0].make
-    prop(
-        conformance.Case(
-            weights, lambda ways: conformance.build("hard-sharing", {**make.args[1], "weights": weights}, ways)
-        )
-    )
+    make = cases.of("hard-sharing")[0].make
+    prop(cases.Case(weights, lambda ways: cases.build("hard-sharing", {**make.args[1], "weights": weights}, ways)))

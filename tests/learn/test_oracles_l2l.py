@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.learn import tasks
-from tests.learn.conformance import double, support_of
+from tests.learn.cases import double, support_of
 from workbench.core.context import Context
 from workbench.learn import coordinates, inner, norm, optimiser
 from workbench.learn.algorithms import l2l

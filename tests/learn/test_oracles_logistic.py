@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError
 from workbench.core.params import build_params
@@ -157,13 +157,13 @@ def test_the_span_holds_the_examples(dim):
 def probe(cls=LogisticProbe, **params):
     tasks.tiny_backbone()
     algorithm = cls(build_params(cls.Params, params), Setting("tiny", 1, tasks.SIZE))
-    return algorithm, conformance.double(algorithm.init(generator(0)))
+    return algorithm, cases.double(algorithm.init(generator(0)))
 
 
 def answers_as_written(cls):
     algorithm, s = probe(cls, c=3.0)
     e = tasks.episode(generator(0), shots=(1, 3, 2, 1, 4), dtype=torch.float64)
-    a = algorithm.adapt(s, conformance.support_of(e), Context())
+    a = algorithm.adapt(s, cases.support_of(e), Context())
     f, q = (F.normalize(algorithm.embed(s, a, x), dim=1) for x in (e.support_x, e.query_x))
     counts = torch.bincount(e.support_y).double()
     weights = (len(e.support_y) / e.ways / counts)[e.support_y]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.learn import tasks
-from tests.learn.conformance import double
+from tests.learn.cases import double
 from tests.learn.test_oracles_maml import task
 from workbench.core.context import Context
 from workbench.learn import functional, inner, norm

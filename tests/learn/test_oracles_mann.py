@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, tasks
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import build_params
@@ -268,8 +268,8 @@ def test_each_sequence_has_labels_of_its_own():
 def test_training_draws_labels_anew_at_each_step():
     """The same sequences, at another step: another loss. At the same step: the same."""
     algorithm = built(features=None)
-    s = conformance.double(algorithm.init(generator(0)))
-    batch = conformance.batch_of(algorithm.phases(SourceSummary((40,), 400))[0], generator(1), 2, ways=3)
+    s = cases.double(algorithm.init(generator(0)))
+    batch = cases.batch_of(algorithm.phases(SourceSummary((40,), 400))[0], generator(1), 2, ways=3)
     batch = Sequences(batch.x.double(), batch.y)
     losses = [float(algorithm.step(s, batch, At("sequences", i, 0.0), Context()).loss) for i in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
@@ -332,7 +332,7 @@ def test_order_and_labels_matter_and_the_seed_decides():
     w, y = weights(algorithm), torch.tensor([0, 1, 0, 2])
     support = torch.randn(4, 4, generator=generator(3), dtype=torch.float64)
     kept = [adapted_to(algorithm, w, support, y, 3, seed).tensors for seed in (0, 0, 1)]
-    assert conformance.same(kept[0], kept[1])
+    assert cases.same(kept[0], kept[1])
     assert not torch.equal(kept[0]["memory"], kept[2]["memory"])
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import heads, registry
@@ -22,7 +22,7 @@ def built(cls, **params):
 
 
 def trained(algorithm, steps=2):
-    return conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), steps))
+    return cases.double(cases.train(algorithm, algorithm.init(generator(0)), steps))
 
 
 def task(shots=SHOTS, seed=0):
@@ -49,7 +49,7 @@ def equals_the_formula(cls):
     algorithm = built(cls)
     s, e = trained(algorithm), task()
     p = by_hand(algorithm, s, e)
-    z = conformance.predict(algorithm, s, e)
+    z = cases.predict(algorithm, s, e)
     for found in (z.exp(), z.softmax(1)):
         gap = float((found - p).abs().max())
         assert gap < 1e-12, f"{gap:.2e}"
@@ -103,7 +103,7 @@ def test_one_shot_is_softmax_over_cosine():
     f, g = algorithm.embed(s, nothing, e.query_x), algorithm.embed(s, nothing, e.support_x)
     cosine = F.cosine_similarity(f[:, None], g, dim=-1)[:, torch.argsort(e.support_y)]
     expected = (s.learned["scale"].exp() * cosine).softmax(1)
-    torch.testing.assert_close(conformance.predict(algorithm, s, e).exp(), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(cases.predict(algorithm, s, e).exp(), expected, rtol=0, atol=1e-12)
 
 
 def test_every_example_twice_changes_nothing():
@@ -111,7 +111,7 @@ def test_every_example_twice_changes_nothing():
     s, e = trained(algorithm), task()
     twice = Support(e.support_x.repeat(2, 1, 1, 1), e.support_y.repeat(2), e.ways)
     z = algorithm.logits(s, algorithm.adapt(s, twice, Context()), e.query_x)
-    torch.testing.assert_close(z, conformance.predict(algorithm, s, e), rtol=0, atol=1e-12)
+    torch.testing.assert_close(z, cases.predict(algorithm, s, e), rtol=0, atol=1e-12)
 
 
 def test_small_probabilities_keep_their_logs():
@@ -208,7 +208,7 @@ class ByTheClassesNumbers(MatchingFCE):
 )
 def test_another_order_is_noticed(cls, prop):
     with pytest.raises(AssertionError):
-        prop(conformance.Case("planted", lambda _: built(cls)))
+        prop(cases.Case("planted", lambda _: built(cls)))
 
 
 def test_context_matters():
@@ -228,7 +228,7 @@ def test_context_matters():
 def test_wide_features_are_projected_and_narrow_ones_are_not():
     assert built(MatchingFCE, width=16).init(generator(0)).learned["project"].shape == (16, 128)
     assert "project" not in built(MatchingFCE).init(generator(0)).learned
-    case = conformance.Case("narrow", lambda _: built(MatchingFCE, width=16, reads=1))
+    case = cases.Case("narrow", lambda _: built(MatchingFCE, width=16, reads=1))
     conformance.every_learned_tensor_gets_a_gradient(case)
     conformance.deploying_equals_logits(case)
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.learn import tasks
-from tests.learn.conformance import accuracy, double, train
+from tests.learn.cases import accuracy, double, train
 from tests.learn.data import sampler, source
 from tests.learn.test_oracles_maml import gap_to_finite_differences, meta_gradient, meta_loss, task
 from workbench.core.context import Context

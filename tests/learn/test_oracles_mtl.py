@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.learn import tasks
-from tests.learn.conformance import double
+from tests.learn.cases import double
 from workbench.core.context import Context
 from workbench.learn import functional, inner, registry
 from workbench.learn.algorithms.mtl import MTL, hard_task

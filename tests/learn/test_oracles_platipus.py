@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, tasks
 from workbench.core.context import Context
 from workbench.learn import functional, heads, inner, norm
 from workbench.learn.algorithms import platipus
@@ -28,7 +28,7 @@ def built(head="prototype", cls=Platipus, **params):
     if "scale" in state.learned:
         # small, so that the examples are not already certain and the inner steps have something to do
         state.learned["scale"] -= 1.5
-    return algorithm, conformance.double(state)
+    return algorithm, cases.double(state)
 
 
 def task(seed=0):
@@ -80,9 +80,9 @@ def equals_maml(cls, head):
         torch.testing.assert_close(found.grads[name], g, rtol=1e-9, atol=1e-12)
     assert found.metrics["loss"] == pytest.approx(wanted.metrics["loss"], rel=1e-12)
     assert found.metrics["divergence"] == 0
-    assert conformance.same(found.memory, wanted.memory)
-    adapted = algorithm.adapt(state, conformance.support_of(task()), Context())
-    expected = maml.adapt(start, conformance.support_of(task()), Context())
+    assert cases.same(found.memory, wanted.memory)
+    adapted = algorithm.adapt(state, cases.support_of(task()), Context())
+    expected = maml.adapt(start, cases.support_of(task()), Context())
     for i in range(algorithm.p.draws):
         for name, t in expected.tensors.items():
             torch.testing.assert_close(adapted.tensors[f"draw.{i}.{name}"], t, rtol=1e-10, atol=1e-12)
@@ -399,7 +399,7 @@ def draws_are_from_the_prior(cls):
     mean = prior_by_hand(state, algorithm, e)
 
     def starts(state, name):
-        adapted = algorithm.adapt(state, conformance.support_of(e), Context(), unlabelled=e.query_x)
+        adapted = algorithm.adapt(state, cases.support_of(e), Context(), unlabelled=e.query_x)
         return torch.stack([adapted.tensors[f"draw.{i}.{name}"] for i in range(400)])
 
     narrow = State({n: t - 40 if n.startswith(PRIOR) else t for n, t in state.learned.items()}, state.memory)
@@ -481,19 +481,19 @@ def test_what_the_posterior_has_learnt_is_not_used():
     algorithm, state = built()
     other = moved(state, posterior=2.0)
     other.learned[GAMMA + POSTERIOR] += 3
-    e = conformance.support_of(task())
+    e = cases.support_of(task())
     a, b = (algorithm.adapt(s, e, Context()) for s in (state, other))
-    assert conformance.same(a.tensors, b.tensors)
+    assert cases.same(a.tensors, b.tensors)
     c = algorithm.adapt(moved(state, prior=2.0), e, Context())
-    assert not conformance.same(a.tensors, c.tensors)
+    assert not cases.same(a.tensors, c.tensors)
 
 
 def test_another_seed_draws_other_networks_and_the_same_seed_the_same():
     algorithm, state = built(spread=0.1)
-    e = conformance.support_of(task())
+    e = cases.support_of(task())
     a, b, c = (algorithm.adapt(state, e, Context(seed=s)) for s in (1, 1, 2))
-    assert conformance.same(a.tensors, b.tensors)
-    assert not conformance.same(a.tensors, c.tensors)
+    assert cases.same(a.tensors, b.tensors)
+    assert not cases.same(a.tensors, c.tensors)
     name = "trunk.conv.weight"
     assert not torch.equal(a.tensors[f"draw.0.{name}"], a.tensors[f"draw.1.{name}"])
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import augment, functional, norm
@@ -19,8 +19,8 @@ def built(cls=PMF, backbone="tiny-smooth", **params):
     tasks.tiny_backbone()
     settings = {"test_steps": 3, "tune_lr": 0.01} | params if cls is not ProtoNet else params
     algorithm = cls(build_params(cls.Params, settings), Setting(backbone, 1, tasks.SIZE, 3, (40,)))
-    state = conformance.train(algorithm, algorithm.init(generator(0)), 2, ways=3)
-    return algorithm, conformance.double(state)
+    state = cases.train(algorithm, algorithm.init(generator(0)), 2, ways=3)
+    return algorithm, cases.double(state)
 
 
 def task(seed=0):
@@ -52,7 +52,7 @@ def steps_are_those_of_adam_on_changed_examples(cls=PMF):
         changed = augment.augmented(e.support_x, gen)
         F.cross_entropy(cosines(trunk, buffers, e.support_x, e.support_y, changed, p.tau), e.support_y).backward()
         adam.step()
-    adapted = algorithm.adapt(state, conformance.support_of(e), Context())
+    adapted = algorithm.adapt(state, cases.support_of(e), Context())
     for name, t in trunk.items():
         torch.testing.assert_close(adapted.tensors[f"trunk.{name}"], t.detach(), rtol=0, atol=1e-10)
     expected = cosines(trunk, buffers, e.support_x, e.support_y, e.query_x, p.tau).detach()
@@ -99,13 +99,13 @@ def test_other_steps_are_noticed(cls):
 def test_without_steps_or_with_a_rate_of_zero_it_is_prototypes_by_cosines(params):
     algorithm, state = built(**params)
     e = task()
-    adapted = algorithm.adapt(state, conformance.support_of(e), Context())
+    adapted = algorithm.adapt(state, cases.support_of(e), Context())
     trunk, buffers = functional.under(state.learned), functional.under(state.memory)
     expected = cosines(trunk, buffers, e.support_x, e.support_y, e.query_x, 10.0)
     torch.testing.assert_close(algorithm.logits(state, adapted, e.query_x), expected, rtol=0, atol=1e-10)
     # the centres are those of Prototypical Networks on the same trunk
     plain, _ = built(ProtoNet)
-    centres = plain.adapt(state, conformance.support_of(e), Context()).tensors["prototypes"]
+    centres = plain.adapt(state, cases.support_of(e), Context()).tensors["prototypes"]
     torch.testing.assert_close(adapted.tensors["prototypes"], centres, rtol=0, atol=1e-12)
 
 
@@ -115,7 +115,7 @@ def test_fine_tuning_lowers_the_loss_of_the_examples(tuned):
     buffers = functional.under(state.memory)
     for seed in range(3):
         e = task(seed)
-        found = list(algorithm.fine_tuned(state, conformance.support_of(e), Context()))
+        found = list(algorithm.fine_tuned(state, cases.support_of(e), Context()))
         assert len(found) == 31
 
         def loss(trunk, e=e):  # of the same changes for both
@@ -128,9 +128,9 @@ def test_fine_tuning_lowers_the_loss_of_the_examples(tuned):
 
 def test_what_is_frozen_stays_to_the_last_bit():
     algorithm, state = built(tuned="norms")
-    adapted = algorithm.adapt(state, conformance.support_of(task()), Context()).tensors
+    adapted = algorithm.adapt(state, cases.support_of(task()), Context()).tensors
     assert set(adapted) == {"trunk.norm.weight", "trunk.norm.bias", "prototypes"}
-    *_, last = algorithm.fine_tuned(state, conformance.support_of(task()), Context())
+    *_, last = algorithm.fine_tuned(state, cases.support_of(task()), Context())
     assert torch.equal(last["conv.weight"], state.learned["trunk.conv.weight"])
     for name in ("trunk.norm.weight", "trunk.norm.bias"):
         assert not torch.equal(adapted[name], state.learned[name])
@@ -139,13 +139,13 @@ def test_what_is_frozen_stays_to_the_last_bit():
 @pytest.mark.parametrize("tuned", ["all", "norms"])
 def test_a_task_touches_neither_the_statistics_nor_the_next_task(tuned):
     algorithm, state = built(tuned=tuned)
-    before = conformance.copy(state)
-    first = algorithm.adapt(state, conformance.support_of(task(1)), Context()).tensors
-    algorithm.adapt(state, conformance.support_of(task(2)), Context())
-    again = algorithm.adapt(state, conformance.support_of(task(1)), Context(seed=9)).tensors
-    assert conformance.same(first, again)
-    assert conformance.same(before.learned, state.learned)
-    assert conformance.same(before.memory, state.memory)
+    before = cases.copy(state)
+    first = algorithm.adapt(state, cases.support_of(task(1)), Context()).tensors
+    algorithm.adapt(state, cases.support_of(task(2)), Context())
+    again = algorithm.adapt(state, cases.support_of(task(1)), Context(seed=9)).tensors
+    assert cases.same(first, again)
+    assert cases.same(before.learned, state.learned)
+    assert cases.same(before.memory, state.memory)
 
 
 def test_zero_is_among_the_rates_and_steps():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import functional, heads, norm, registry
@@ -23,7 +23,7 @@ def built(cls=Relation, **params):
 
 
 def trained(algorithm, steps=2):
-    return conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), steps))
+    return cases.double(cases.train(algorithm, algorithm.init(generator(0)), steps))
 
 
 def task(shots=SHOTS, seed=0):
@@ -60,7 +60,7 @@ def by_hand(algorithm, s, e):
 def equals_the_formula(cls, **params):
     algorithm = built(cls, **params)
     s, e = trained(algorithm), task()
-    gap = float((conformance.predict(algorithm, s, e) - by_hand(algorithm, s, e)).abs().max())
+    gap = float((cases.predict(algorithm, s, e) - by_hand(algorithm, s, e)).abs().max())
     assert gap < 1e-10, f"{gap:.2e}"
 
 
@@ -75,7 +75,7 @@ def test_the_mean_for_the_sum_is_noticed():
 
 def test_the_mean_is_the_sum_at_one_shot_and_does_not_grow_with_shots():
     s, e = trained(built()), task(shots=1)
-    sums, means = (conformance.predict(built(combine=c), s, e) for c in ("sum", "mean"))
+    sums, means = (cases.predict(built(combine=c), s, e) for c in ("sum", "mean"))
     torch.testing.assert_close(sums, means, rtol=0, atol=1e-12)
     twice = tasks.Episode(
         e.support_x.repeat(2, 1, 1, 1),
@@ -88,12 +88,12 @@ def test_the_mean_is_the_sum_at_one_shot_and_does_not_grow_with_shots():
         torch.arange(10),
         torch.arange(10, 10 + len(e.query_y)),
     )
-    torch.testing.assert_close(conformance.predict(built(combine="mean"), s, twice), means, rtol=0, atol=1e-12)
-    assert float((conformance.predict(built(), s, twice) - sums).abs().max()) > 1e-3
+    torch.testing.assert_close(cases.predict(built(combine="mean"), s, twice), means, rtol=0, atol=1e-12)
+    assert float((cases.predict(built(), s, twice) - sums).abs().max()) > 1e-3
 
 
 def test_the_mean_passes_the_suite_where_it_differs():
-    case = conformance.Case("mean", lambda _: built(combine="mean"))
+    case = cases.Case("mean", lambda _: built(combine="mean"))
     conformance.deploying_equals_logits(case)
     conformance.permuting_classes_permutes_outputs(case)
 
@@ -154,13 +154,13 @@ class TrainingModeInUse(Relation):
 
 def test_statistics_of_the_queries_are_noticed_as_a_leak():
     with pytest.raises(AssertionError):
-        conformance.a_query_alone_and_among_75_is_the_same(conformance.Case("leak", lambda _: built(TrainingModeInUse)))
+        conformance.a_query_alone_and_among_75_is_the_same(cases.Case("leak", lambda _: built(TrainingModeInUse)))
 
 
 def test_the_order_of_queries_and_the_other_classes_do_not_matter():
     algorithm = built()
     s, e = trained(algorithm), task()
-    a = algorithm.adapt(s, conformance.support_of(e), Context())
+    a = algorithm.adapt(s, cases.support_of(e), Context())
     z, order = algorithm.logits(s, a, e.query_x), torch.randperm(len(e.query_y), generator=generator(1))
     torch.testing.assert_close(algorithm.logits(s, a, e.query_x[order]), z[order], rtol=0, atol=1e-12)
     few = relation.Adapted({"classes": a.tensors["classes"][:2]}, 2)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.learn import tasks
-from tests.learn.conformance import double, same
+from tests.learn.cases import double, same
 from workbench.core.context import Context
 from workbench.learn import functional, norm
 from workbench.learn.algorithms import reptile

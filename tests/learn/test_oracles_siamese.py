@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import functional, norm
@@ -20,7 +20,7 @@ def built(cls=Siamese, **params):
 
 
 def trained(algorithm, steps=2):
-    return conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), steps))
+    return cases.double(cases.train(algorithm, algorithm.init(generator(0)), steps))
 
 
 def task(seed=0):
@@ -154,14 +154,14 @@ def test_softmax_over_log_odds_is_pairwise_belief_given_that_one_class_is_right(
 def test_one_shot_is_the_pairs_log_odds(combine):
     algorithm = built(combine=combine)
     s, e = trained(algorithm), tasks.episode(generator(1), shots=1, dtype=torch.float64)
-    a = algorithm.adapt(s, conformance.support_of(e), Context())
+    a = algorithm.adapt(s, cases.support_of(e), Context())
     f, g = algorithm.embed(s, a, e.query_x), algorithm.embed(s, a, e.support_x)
     u = log_odds(f, g[torch.argsort(e.support_y)], s.learned[WEIGHT], s.learned[BIAS])
     torch.testing.assert_close(algorithm.logits(s, a, e.query_x), u, rtol=0, atol=1e-12)
 
 
 def test_the_mean_passes_the_suite_where_it_differs():
-    case = conformance.Case("mean", lambda _: built(combine="mean"))
+    case = cases.Case("mean", lambda _: built(combine="mean"))
     conformance.deploying_equals_logits(case)
     conformance.permuting_classes_permutes_outputs(case)
     conformance.a_query_alone_and_among_75_is_the_same(case)

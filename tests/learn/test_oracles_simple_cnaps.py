@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import film, functional, heads, norm
@@ -32,7 +32,7 @@ def built(cls=SimpleCNAPS, weights=None, **params):
 
 
 def trained(algorithm, steps=2):
-    return conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), steps))
+    return cases.double(cases.train(algorithm, algorithm.init(generator(0)), steps))
 
 
 def task(seed=0, shots=SHOTS):
@@ -197,7 +197,7 @@ def test_the_formula_notices(cls):
 
 def test_without_modulation_encoder_and_generators_are_noticed_as_untrained():
     with pytest.raises(AssertionError):
-        conformance.every_learned_tensor_gets_a_gradient(conformance.Case("none", lambda _: built(NotModulated)))
+        conformance.every_learned_tensor_gets_a_gradient(cases.Case("none", lambda _: built(NotModulated)))
 
 
 def test_a_picture_has_one_code_however_it_is_batched():
@@ -219,32 +219,32 @@ def test_the_encoder_takes_any_size(size):
 
 
 def test_a_pretrained_trunk_stays_as_it_is():
-    plain = conformance.build("protonet", {})
-    s = conformance.train(plain, plain.init(generator(0)), 2)
+    plain = cases.build("protonet", {})
+    s = cases.train(plain, plain.init(generator(0)), 2)
     weights = functional.under({**s.learned, **s.memory})
     algorithm = built(weights=weights)
     (phase,) = algorithm.phases(SourceSummary((40,), 400))
     assert phase.frozen == ("trunk.",)
     before = algorithm.init(generator(0))
-    after = conformance.train(algorithm, before, 3)
+    after = cases.train(algorithm, before, 3)
     for part in range(2):
         assert all(torch.equal(after[part][n], t) for n, t in before[part].items() if n.startswith("trunk."))
     assert not torch.equal(after.learned["film.norm.gamma.gate"], before.learned["film.norm.gamma.gate"])
-    case = conformance.Case("pretrained", lambda _: built(weights=weights))
+    case = cases.Case("pretrained", lambda _: built(weights=weights))
     conformance.every_learned_tensor_gets_a_gradient(case)
     conformance.deploying_equals_logits(case)
     # features are those of the running averages in training too
     e = tasks.episode(generator(1))
     z, statistics = algorithm.task_logits(after.learned, functional.under(after.memory), e)
     assert statistics == {}
-    used = conformance.predict(algorithm, after, e)
+    used = cases.predict(algorithm, after, e)
     torch.testing.assert_close(z.log_softmax(1), used.log_softmax(1), rtol=1e-3, atol=1e-3)
 
 
 def test_a_scale_of_one_stays():
     algorithm = built(scale="one")
     assert "scale" in algorithm.phases(SourceSummary((40,), 400))[0].frozen
-    assert float(conformance.train(algorithm, algorithm.init(generator(0)), 2).learned["scale"]) == 0
+    assert float(cases.train(algorithm, algorithm.init(generator(0)), 2).learned["scale"]) == 0
 
 
 def test_the_statistics_move_with_the_episodes():

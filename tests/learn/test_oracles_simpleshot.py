@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import functional, norm, supervised
@@ -21,7 +21,7 @@ def built(cls=SimpleShot, **params):
 
 
 def trained(algorithm, steps=3):
-    return conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), steps))
+    return cases.double(cases.train(algorithm, algorithm.init(generator(0)), steps))
 
 
 def task(seed=0):
@@ -48,7 +48,7 @@ def equals_the_formula(cls):
     algorithm = built(cls)
     s, e = trained(algorithm), task()
     assert float(s.memory[MEAN].norm()) > 0.1
-    found, expected = conformance.predict(algorithm, s, e), by_hand(algorithm, s, e)
+    found, expected = cases.predict(algorithm, s, e), by_hand(algorithm, s, e)
     gap = (found.softmax(1) - expected.softmax(1)).abs().max()
     assert float(gap) < 1e-12, f"{float(gap):.2e}"
 
@@ -92,9 +92,7 @@ def test_centring_by_the_queries_is_noticed_as_a_leak():
             return super().logits(State(s.learned, {**s.memory, MEAN: mean}), a, x)
 
     with pytest.raises(AssertionError):
-        conformance.a_query_alone_and_among_75_is_the_same(
-            conformance.Case("leak", lambda _: built(CentredByTheQueries))
-        )
+        conformance.a_query_alone_and_among_75_is_the_same(cases.Case("leak", lambda _: built(CentredByTheQueries)))
 
 
 def test_without_a_mean_it_is_cosine_up_to_the_centroids_lengths():
@@ -121,7 +119,7 @@ def test_the_scale_of_features_does_not_matter(factor):
 def test_un_is_plain_nearest_centroid():
     algorithm = built(transform="UN")
     s, e = trained(algorithm), task()
-    a = algorithm.adapt(s, conformance.support_of(e), Context())
+    a = algorithm.adapt(s, cases.support_of(e), Context())
     f = algorithm.embed(s, a, e.query_x)
     distance = (f[:, None] - a.tensors["prototypes"]).square().sum(-1)
     assert torch.equal(algorithm.logits(s, a, e.query_x).argmax(1), distance.argmin(1))
@@ -166,7 +164,7 @@ def test_the_classifier_is_dropped_and_not_needed():
     again = SimpleShot(algorithm.p, Setting("tiny", 1, tasks.SIZE))
     assert again.init(generator(0)).learned.keys() == s.learned.keys()
     e = task()
-    assert torch.equal(conformance.predict(again, s, e), conformance.predict(algorithm, s, e))
+    assert torch.equal(cases.predict(again, s, e), cases.predict(algorithm, s, e))
     kept = State({"trunk.w": torch.zeros(1), "classifier.bias": torch.zeros(1)}, {})
     assert set(algorithm.finish(kept, Phase("classes"), Context()).learned) == {"trunk.w"}
 

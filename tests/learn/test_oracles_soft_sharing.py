@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, many, tasks
+from tests.learn import cases, many, tasks
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import build_params
@@ -223,7 +223,7 @@ def parts(algorithm, s, batch):
 def the_pull_is_as_it_should_be(cls, sharing=0.3):
     """Gradient with the pull, less that without: ``lam (theta_t - theta_bar)`` on the trunk, nothing on the head."""
     t, b = 1, of_one(1, seed=7, dtype=torch.float64)
-    s = conformance.double(trained(built()))
+    s = cases.double(trained(built()))
     with_, without = (parts(built(c, sharing=x), s, b) for c, x in ((cls, sharing), (SoftSharing, 0.0)))
     copies = copies_of(s.learned)
     bar, numbers = mean(copies), sum(v.numel() for v in copies[0].values())
@@ -271,8 +271,8 @@ def test_statistics_are_no_part_of_a_copy_and_all_copies_begin_as_one():
     assert set(copies) == {0, 1, 2}
     names = {n for n, _ in algorithm.network.named_parameters()}
     assert all(c.keys() == names for c in copies.values())
-    assert all(conformance.same(c, copies[0]) for c in copies.values())
-    assert conformance.same(functional.initial(algorithm.network, generator(0))[0], copies[0])
+    assert all(cases.same(c, copies[0]) for c in copies.values())
+    assert cases.same(functional.initial(algorithm.network, generator(0))[0], copies[0])
 
 
 def test_a_stronger_pull_keeps_the_copies_closer():
@@ -296,12 +296,12 @@ def test_what_is_left_is_the_mean_with_statistics_measured_on_it():
     phase, last = algorithm.phases(SOURCES)
     s = algorithm.finish(trained(algorithm), phase, Context())
     bar = mean(copies_of(trained(algorithm).learned))
-    assert conformance.same(functional.under(s.learned), bar)
+    assert cases.same(functional.under(s.learned), bar)
     moments, batches = Moments(), [many.several(generator(i), 24, CLASSES) for i in range(4)]
     start = s
     for b in batches:
         before, s = s, advanced(algorithm, s, b, moments, last, LAST)
-        assert conformance.same(before.learned, s.learned)
+        assert cases.same(before.learned, s.learned)
     means, variances = [], []
     for b in batches:
         x = F.conv2d(b.x, bar["conv.weight"], padding=1)
@@ -317,7 +317,7 @@ def test_what_is_left_is_the_mean_with_statistics_measured_on_it():
     assert loaded.memory.keys() <= start.memory.keys()
     assert (left.learned.keys(), left.memory.keys()) == (loaded.learned.keys(), loaded.memory.keys())
     e = tasks.episode(generator(1))
-    assert torch.equal(conformance.predict(algorithm, left, e), conformance.predict(algorithm, s, e))
+    assert torch.equal(cases.predict(algorithm, left, e), cases.predict(algorithm, s, e))
 
 
 def test_the_statistics_in_training_are_those_of_the_mean_network():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import film, functional, heads, norm
@@ -22,7 +22,7 @@ def built(cls=TADAM, **params):
 
 
 def trained(algorithm, steps=2):
-    return conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), steps))
+    return cases.double(cases.train(algorithm, algorithm.init(generator(0)), steps))
 
 
 def task(seed=0, shots=SHOTS):
@@ -37,7 +37,7 @@ def opened(state, gate=0.2):
 def test_shut_gates_are_prototypical_networks_to_the_last_bit():
     """Loss, gradients, running averages and answers, in float32; the gates alone have a gradient besides."""
     algorithm, plain = built(auxiliary=False), built(ProtoNet)
-    s = conformance.train(plain, plain.init(generator(0)), 2)
+    s = cases.train(plain, plain.init(generator(0)), 2)
     shut = State({**film.initial(algorithm.layers, algorithm.features, generator(1)), **s.learned}, s.memory)
     batch = tasks.Episodes(tuple(tasks.episode(generator(i), shots=SHOTS) for i in range(2)))
     results = []
@@ -49,12 +49,12 @@ def test_shut_gates_are_prototypical_networks_to_the_last_bit():
     (proto, grads), (found, own) = results
     assert torch.equal(proto.loss, found.loss)
     assert proto.metrics == found.metrics
-    assert conformance.same(proto.memory, found.memory)
+    assert cases.same(proto.memory, found.memory)
     assert all(torch.equal(own[n], g) for n, g in grads.items())
     assert all((float(g.abs().max()) > 0) == n.endswith(".gate") for n, g in own.items() if n.startswith("film."))
     e = batch.episodes[0]
-    assert torch.equal(conformance.predict(algorithm, shut, e), conformance.predict(plain, s, e))
-    assert not torch.equal(conformance.predict(algorithm, opened(shut), e), conformance.predict(plain, s, e))
+    assert torch.equal(cases.predict(algorithm, shut, e), cases.predict(plain, s, e))
+    assert not torch.equal(cases.predict(algorithm, opened(shut), e), cases.predict(plain, s, e))
 
 
 def loss_by_hand(algorithm, s, e):
@@ -119,7 +119,7 @@ def test_the_formula_notices(cls):
 
 
 def test_a_fixed_scale_is_noticed_as_untrained():
-    case = conformance.Case("fixed", lambda _: built(ScaleOfOne))
+    case = cases.Case("fixed", lambda _: built(ScaleOfOne))
     with pytest.raises(AssertionError, match="scale"):
         conformance.every_learned_tensor_gets_a_gradient(case)
 
@@ -127,7 +127,7 @@ def test_a_fixed_scale_is_noticed_as_untrained():
 def test_tasks_are_modulated_each_in_its_way():
     algorithm = built()
     s = opened(trained(algorithm))
-    a, b = (algorithm.adapt(s, conformance.support_of(task(i)), Context()).tensors for i in (0, 1))
+    a, b = (algorithm.adapt(s, cases.support_of(task(i)), Context()).tensors for i in (0, 1))
     assert set(a) == {"trunk.norm.weight", "trunk.norm.bias", "prototypes"}
     assert float((a["trunk.norm.weight"] - b["trunk.norm.weight"]).abs().max()) > 1e-4
 
@@ -157,7 +157,7 @@ def test_the_auxiliary_loss_is_that_of_all_source_classes():
     torch.testing.assert_close(both.loss - alone.loss, F.cross_entropy(z, beside.y))
     assert "auxiliary accuracy" in both.metrics
     assert "auxiliary accuracy" not in alone.metrics
-    assert conformance.same(alone.memory, both.memory)
+    assert cases.same(alone.memory, both.memory)
 
 
 @pytest.mark.parametrize(("fraction", "low", "high"), [(0.0, 1, 1), (0.04, 1, 1), (0.5, 0.29, 0.41), (1.0, 0.08, 0.17)])
@@ -182,9 +182,9 @@ def test_the_modulation_is_folded_into_what_is_deployed():
     """No layer more than a deployed Prototypical Network has."""
     algorithm, plain = built(), built(ProtoNet)
     e = tasks.episode(generator(0))
-    s = opened(conformance.train(algorithm, algorithm.init(generator(0)), 2))
-    deployed = algorithm.deploy(s, algorithm.adapt(s, conformance.support_of(e), Context()))
+    s = opened(cases.train(algorithm, algorithm.init(generator(0)), 2))
+    deployed = algorithm.deploy(s, algorithm.adapt(s, cases.support_of(e), Context()))
     p = plain.init(generator(0))
-    other = plain.deploy(p, plain.adapt(p, conformance.support_of(e), Context()))
+    other = plain.deploy(p, plain.adapt(p, cases.support_of(e), Context()))
     assert [type(m) for m in deployed.modules()] == [type(m) for m in other.modules()]
     assert isinstance(deployed.head, heads.LinearHead)

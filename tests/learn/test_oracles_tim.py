@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, tasks
 from tests.learn.data import sampler, source
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError
@@ -27,7 +27,7 @@ def built(cls=TIM, **params):
 
 
 def trained(algorithm, steps=3):
-    return conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), steps))
+    return cases.double(cases.train(algorithm, algorithm.init(generator(0)), steps))
 
 
 def task(seed=0):
@@ -198,7 +198,7 @@ def test_the_logarithm_of_zero_is_noticed():
 def test_without_steps_it_is_the_nearest_class_mean_by_angle():
     algorithm = built(test_steps=0)
     s, e = trained(algorithm), task()
-    a = algorithm.adapt(s, conformance.support_of(e), Context(), unlabelled=e.query_x)
+    a = algorithm.adapt(s, cases.support_of(e), Context(), unlabelled=e.query_x)
     support, queries = (F.normalize(algorithm.embed(s, a, x), dim=1) for x in (e.support_x, e.query_x))
     means = torch.stack([support[e.support_y == k].mean(0) for k in range(e.ways)])
     expected = algorithm.p.scale * F.cosine_similarity(queries[:, None], means, dim=-1)
@@ -275,9 +275,7 @@ def test_a_skewed_folder_is_harmed_unless_balance_is_not_asked_for():
 
 
 def answers(algorithm, s, e, x=None, unlabelled=None):
-    a = algorithm.adapt(
-        s, conformance.support_of(e), Context(), unlabelled=e.query_x if unlabelled is None else unlabelled
-    )
+    a = algorithm.adapt(s, cases.support_of(e), Context(), unlabelled=e.query_x if unlabelled is None else unlabelled)
     return algorithm.logits(s, a, e.query_x if x is None else x)
 
 
@@ -304,7 +302,7 @@ def asking_moves_nothing(cls):
     """Twice the same; a picture alone as among all; and what was adapted before is not built on."""
     algorithm = built(cls, test_steps=20)
     s, e = trained(algorithm), task()
-    a = algorithm.adapt(s, conformance.support_of(e), Context(), unlabelled=e.query_x)
+    a = algorithm.adapt(s, cases.support_of(e), Context(), unlabelled=e.query_x)
     kept = a.tensors["weight"].clone()
     first = algorithm.logits(s, a, e.query_x)
     alone = torch.cat([algorithm.logits(s, a, x[None]) for x in e.query_x])
@@ -350,15 +348,15 @@ def test_moving_while_asking_is_noticed(cls):
 def test_without_pictures_it_learns_of_the_examples_alone():
     algorithm = built(test_steps=10)
     s, e = trained(algorithm), task()
-    plain = algorithm.adapt(s, conformance.support_of(e), Context())
-    empty = algorithm.adapt(s, conformance.support_of(e), Context(), unlabelled=e.query_x[:0])
+    plain = algorithm.adapt(s, cases.support_of(e), Context())
+    empty = algorithm.adapt(s, cases.support_of(e), Context(), unlabelled=e.query_x[:0])
     no_weight = built(test_steps=10, marginal=0.0, conditional=0.0)
-    weightless = no_weight.adapt(s, conformance.support_of(e), Context(), unlabelled=e.query_x)
+    weightless = no_weight.adapt(s, cases.support_of(e), Context(), unlabelled=e.query_x)
     assert torch.equal(plain.tensors["weight"], empty.tensors["weight"])
     torch.testing.assert_close(plain.tensors["weight"], weightless.tensors["weight"], rtol=0, atol=1e-12)
     assert not torch.allclose(
         plain.tensors["weight"],
-        algorithm.adapt(s, conformance.support_of(e), Context(), unlabelled=e.query_x).tensors["weight"],
+        algorithm.adapt(s, cases.support_of(e), Context(), unlabelled=e.query_x).tensors["weight"],
     )
 
 
@@ -372,7 +370,7 @@ def test_many_pictures_are_taken_some_at_a_time(monkeypatch):
     ctx = Context()
     ctx.cancel()
     with pytest.raises(JobCancelledError):
-        algorithm.adapt(s, conformance.support_of(e), ctx, unlabelled=e.query_x)
+        algorithm.adapt(s, cases.support_of(e), ctx, unlabelled=e.query_x)
 
 
 def test_kept_features_do_as_well_as_pictures():
@@ -381,14 +379,14 @@ def test_kept_features_do_as_well_as_pictures():
     trunk = algorithm.trunk(s)
     cached = Support(torch.full_like(e.support_x, torch.nan), e.support_y, e.ways, trunk(e.support_x))
     found = algorithm.adapt(s, cached, Context(), unlabelled=trunk(e.query_x))
-    wanted = algorithm.adapt(s, conformance.support_of(e), Context(), unlabelled=e.query_x)
+    wanted = algorithm.adapt(s, cases.support_of(e), Context(), unlabelled=e.query_x)
     torch.testing.assert_close(found.tensors, wanted.tensors, rtol=0, atol=1e-8)
 
 
 def the_evaluation_hands_over_the_queries():
     """From pictures and from kept features alike: more is right than by the examples alone, by the same amount."""
     algorithm = built(test_steps=20, head_lr=0.02)
-    s = conformance.train(algorithm, algorithm.init(generator(0)), 20)
+    s = cases.train(algorithm, algorithm.init(generator(0)), 20)
     frozen = freeze(sampler(source("a")), 10, 0)
     slow, fast = (evaluate(algorithm, s, frozen, Context(), cached=c, by_step=False) for c in (False, True))
     alone = evaluate(built(test_steps=20, head_lr=0.02, marginal=0.0, conditional=0.0), s, frozen, Context())

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import functional, norm
@@ -27,7 +27,7 @@ def built(cls=Versa, backbone="tiny", **params):
 
 def trained(algorithm, steps=3):
     """In float64, moved on so that what starts at zero is not."""
-    return conformance.double(conformance.train(algorithm, algorithm.init(generator(0)), steps))
+    return cases.double(cases.train(algorithm, algorithm.init(generator(0)), steps))
 
 
 def task(seed=0, shots=SHOTS):
@@ -216,7 +216,7 @@ def test_without_spread_it_is_one_generated_linear_classifier(form):
     result = algorithm.step(s, tasks.Episodes((e,)), AT, Context())
     assert float(result.loss) == pytest.approx(float(F.cross_entropy(z, e.query_y)), abs=1e-5)
 
-    adapted = algorithm.adapt(s, conformance.support_of(e), Context(seed=1))
+    adapted = algorithm.adapt(s, cases.support_of(e), Context(seed=1))
     draws = adapted.tensors["draws"]
     assert torch.equal(draws, draws[:1].expand_as(draws))
     z = algorithm.embed(s, adapted, e.query_x) @ draws[0, :, :-1].T + draws[0, :, -1]
@@ -226,7 +226,7 @@ def test_without_spread_it_is_one_generated_linear_classifier(form):
 def test_before_the_first_step_the_mean_is_that_of_prototypical_networks():
     """Loss and the gradients of trunk and scale, which both have; then answers."""
     algorithm, plain = built(), built(ProtoNet)
-    s = conformance.double(unspread(algorithm.init(generator(0))))
+    s = cases.double(unspread(algorithm.init(generator(0))))
     other = State({n: t for n, t in s.learned.items() if n.startswith("trunk.") or n == "scale"}, s.memory)
     assert other.learned.keys() == plain.init(generator(0)).learned.keys()
     batch, results = tasks.Episodes((task(), task(1))), []
@@ -239,8 +239,8 @@ def test_before_the_first_step_the_mean_is_that_of_prototypical_networks():
     assert float(found.loss.detach()) == pytest.approx(float(proto.loss.detach()), abs=1e-5)
     for name, g in grads.items():
         torch.testing.assert_close(own[name], g, rtol=1e-4, atol=1e-5, msg=name)
-    z = conformance.predict(plain, other, task(2))
-    torch.testing.assert_close(conformance.predict(algorithm, s, task(2)), z.log_softmax(1), rtol=0, atol=1e-12)
+    z = cases.predict(plain, other, task(2))
+    torch.testing.assert_close(cases.predict(algorithm, s, task(2)), z.log_softmax(1), rtol=0, atol=1e-12)
 
 
 # ---- samples ---------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_in_use_classifiers_are_drawn_from_that_posterior():
     """Each weight of each class on its own: 200 draws of 5 classes with 129 numbers, standardised."""
     algorithm = built(draws=200)
     s, e = trained(algorithm), task()
-    adapted = algorithm.adapt(s, conformance.support_of(e), Context(seed=4))
+    adapted = algorithm.adapt(s, cases.support_of(e), Context(seed=4))
     f = algorithm.embed(s, adapted, e.support_x)
     mean, spread = posterior_by_hand(algorithm, s.learned, f, e.support_y)
     assert adapted.tensors["draws"].shape == (200, 5, algorithm.features + 1)
@@ -340,7 +340,7 @@ def test_the_noise_is_another_at_each_step_and_the_same_again():
 def test_a_picture_is_answered_alike_each_time_and_by_the_seed():
     algorithm = built()
     s, e = trained(algorithm), task()
-    one, again, other = (conformance.predict(algorithm, s, e, Context(seed=k)) for k in (1, 1, 2))
+    one, again, other = (cases.predict(algorithm, s, e, Context(seed=k)) for k in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     torch.testing.assert_close(one.exp().sum(1), torch.ones(len(one), dtype=torch.float64))
@@ -352,5 +352,5 @@ def test_where_the_posterior_is_wide_answers_are_less_sure():
     s, e = trained(algorithm), task()
     s = changed(s, scale=s.learned["scale"] + 1.0)
     wide = changed(s, spread__1__bias=s.learned["spread.1.bias"] + 5.0)
-    sure, unsure = (conformance.predict(algorithm, x, e).exp().amax(1).mean() for x in (unspread(s), wide))
+    sure, unsure = (cases.predict(algorithm, x, e).exp().amax(1).mean() for x in (unspread(s), wide))
     assert float(unsure) < float(sure) - 0.05

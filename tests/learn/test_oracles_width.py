@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.learn import conformance, tasks
+from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.data.episodes import Episodes
@@ -42,7 +42,7 @@ def state(algorithm, centre=0.0):
             spread = 2 * torch.randn(t.shape, generator=gen)
             learned[name] = centre + spread if name.endswith("bias") else spread / t.shape[1] ** 0.5
     memory = {n: t + 0.3 * torch.rand(t.shape, generator=gen) for n, t in s.memory.items()}
-    return conformance.double(State(learned, memory))
+    return cases.double(State(learned, memory))
 
 
 def task(seed=0, shots=(3, 1, 2), queries=3, size=SIZE):
@@ -52,7 +52,7 @@ def task(seed=0, shots=(3, 1, 2), queries=3, size=SIZE):
 
 
 def adapted(algorithm, s, e):
-    return algorithm.adapt(s, conformance.support_of(e), Context())
+    return algorithm.adapt(s, cases.support_of(e), Context())
 
 
 def drawn_for(algorithm, seed=3):
@@ -133,7 +133,7 @@ def test_all_gates_at_one_are_the_dense_network(form, backbone):
 
 def test_training_begins_with_the_dense_network():
     algorithm = built()
-    is_the_dense_network(algorithm, conformance.double(algorithm.init(generator(0))), task())
+    is_the_dense_network(algorithm, cases.double(algorithm.init(generator(0))), task())
 
 
 def test_all_gates_at_one_train_as_prototypical_networks_do():
@@ -145,7 +145,7 @@ def test_all_gates_at_one_train_as_prototypical_networks_do():
     with norm.batch_statistics() as seen:
         functional.call(other.network, functional.under(s.learned), {}, e.support_x)
     there = State(s.learned, functional.named(norm.as_buffers(seen)))
-    expected = conformance.predict(other, there, e)
+    expected = cases.predict(other, there, e)
     torch.testing.assert_close(z, expected, rtol=0, atol=1e-10)
     torch.testing.assert_close(found, F.cross_entropy(expected, e.query_y), rtol=0, atol=1e-10)
     assert float(chances.min()) == pytest.approx(1)
@@ -288,7 +288,7 @@ def test_a_narrower_network_is_exported(tmp_path):
     session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for n in (1, len(x)):
         got = session.run(None, {session.get_inputs()[0].name: x[:n].numpy()})[0]
-        conformance.close(torch.from_numpy(got), deployed(x[:n])[0], 1e-5)
+        cases.close(torch.from_numpy(got), deployed(x[:n])[0], 1e-5)
 
 
 # ---- whose gates, whose statistics -----------------------------------------------------------------------
@@ -508,9 +508,9 @@ def test_a_price_closes_channels(form):
     opened, accuracy = [], []
     for penalty in (0.0, 1.0):
         algorithm = built(backbone="tiny", size=8, form=form, penalty=penalty, lr=0.01, gate_lr=0.1)
-        s = conformance.train(algorithm, algorithm.init(generator(0)), 60)
-        a = algorithm.adapt(s, conformance.support_of(tasks.episode(generator(5))), Context())
+        s = cases.train(algorithm, algorithm.init(generator(0)), 60)
+        a = algorithm.adapt(s, cases.support_of(tasks.episode(generator(5))), Context())
         opened.append(int((a.tensors["gates.norm"] > 0).sum()))
-        accuracy.append(conformance.accuracy(algorithm, s, episodes=10))
+        accuracy.append(cases.accuracy(algorithm, s, episodes=10))
     assert opened[1] < opened[0]
     assert min(accuracy) > 0.5
