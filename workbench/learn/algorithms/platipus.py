@@ -193,7 +193,7 @@ class Platipus:
             seen.append(float(divergence.detach()))
             return found
 
-        result = inner.mean_gradient(s, batch.episodes, loss)
+        result = inner.mean_gradient(s, batch.episodes, loss, in_order=True)
         return replace(result, metrics={**result.metrics, "divergence": sum(seen) / len(seen)})
 
     def divergence_weight(self, fraction: float) -> float:
