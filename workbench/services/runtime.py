@@ -106,14 +106,20 @@ def _keep_memory() -> None:
     """Ask glibc to keep freed memory for the next step instead of returning it to the system.
 
     By default every block above 128 KB is mapped afresh and its pages are zeroed and faulted in again, at every layer
-    of every step: half the time of a training step of Conv-4. One arena for all threads, since a thread's own arena
-    maps what exceeds its 64 MB. Has to be said before threads allocate; no effect where the C library is another.
+    of every step: half the time of a training step of Conv-4. With a window, which trains on a thread of its own, one
+    arena for all threads, since a thread's own arena maps what exceeds its 64 MB. Without, training begins on the main
+    thread, whose arena has no such limit, and helps itself with others, which would wait for one another at one arena
+    (a sixth of a step of MAML). Has to be said before threads allocate; no effect where the C library is another.
     """
     if not sys.platform.startswith("linux"):
         return
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 1 << 30)):
+        for parameter, value in (
+            (_M_ARENA_MAX, 1 if _window else 8),
+            (_M_MMAP_THRESHOLD, 1 << 30),
+            (_M_TRIM_THRESHOLD, 1 << 30),
+        ):
             mallopt(parameter, value)
 
 

@@ -257,14 +257,17 @@ def backward(
             back.dy, parts = [dy for _, _, dy in down], [part for _, part, _ in down]
         else:
             kernel = _ground(tape, back)
-        grads.append(Block(layer.signed(kernel), layer.signed(sums.heights), sums.plain))
+        grads.append(Block(layer.signed(kernel), layer.signed(sums.heights).clone(), sums.plain.clone()))
         way.append(back)
     return grads[::-1], way[::-1]
 
 
 def statistics(tape: Tape) -> list[Moments]:
-    """Of every block, for the kernels as they were given."""
-    return [layer.seen._replace(mean=layer.signed(layer.seen.mean)) for layer in tape.layers]
+    """Of every block, for the kernels as they were given; copies, so that none can hold the tape through its graph."""
+    return [
+        layer.seen._replace(mean=layer.signed(layer.seen.mean).clone(), var=layer.seen.var.clone())
+        for layer in tape.layers
+    ]
 
 
 def into_given(tape: Tape, way: Sequence[Back]) -> list[tuple[Tensor, Tensor]]:

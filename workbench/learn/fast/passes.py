@@ -12,18 +12,28 @@ from workbench.learn.fast import blocks, second, whole, workers
 from workbench.learn.fast.blocks import Pictures
 from workbench.learn.norm import Moments
 
-KERNEL, SIGN, GAIN, SHIFT, RATE, MEAN, VAR, X, Y, LARGEST, OUT, WHERE = range(12)
-DZ, D, DY, PLAIN, HEIGHTS, SLOPE, LEVEL = range(7)
+X, OUT = 7, 10
 
 
 @dataclass(slots=True)
 class Whole:
-    """What ``whole.up`` leaves behind: the pictures, the blocks' lists, whether the statistics are their own."""
+    """What ``whole.up`` leaves behind.
+
+    Attributes:
+        pictures: the chunk.
+        layers: the blocks' lists.
+        own: whether the statistics are their own.
+        eps: of the norm.
+        seen: ``mean, var`` of each block, until they are asked for.
+        given: their gradients by the last :func:`down`, as if they were given.
+    """
 
     pictures: Pictures
     layers: list[list[Tensor]]
     own: bool
     eps: float
+    seen: list[Tensor]
+    given: list[Tensor]
 
     @property
     def sides(self) -> list[int]:
@@ -53,9 +63,11 @@ def up(
         parts, tape = blocks.forward(blocks.blocks_of(values), pictures, eps, given)
         return torch.cat(parts), tape
     flat = [t.detach() for m in given or () for t in m[:2]]
-    there = Whole(pictures[0], [], given is None, eps)
+    there = Whole(pictures[0], [], given is None, eps, [], [])
     plain = [v.detach() for v in values]
-    out, there.layers = whole.run(whole.up, pictures[0].patches, there.sides, plain, there.measured, flat, eps)
+    out, there.seen, there.layers = whole.run(
+        whole.up, pictures[0].patches, there.sides, plain, there.measured, flat, eps
+    )
     return out, there
 
 
@@ -64,7 +76,9 @@ def statistics(tape: Tape) -> list[Moments]:
     if isinstance(tape, blocks.Tape):
         return blocks.statistics(tape)
     counts = [tape.pictures.patches.shape[1], *(len(v[X]) * v[X].shape[2] * v[X].shape[3] for v in tape.layers[1:])]
-    return [Moments(v[MEAN] * v[SIGN], v[VAR], n) for v, n in zip(tape.layers, counts, strict=True)]
+    # handed out once: the tape keeps no tensor that gets a graph
+    seen, tape.seen = tape.seen, []
+    return list(map(Moments, seen[::2], seen[1::2], counts))
 
 
 def nothing(tape: Tape) -> Tensor:
@@ -81,7 +95,7 @@ def down(tape: Tape, wanted: Tensor, into: Sequence[Tensor] = ()) -> tuple[list[
         found, way = blocks.backward(tape, torch.split(wanted, [p.number for p in tape.pictures]), pairs)
         return [g for block in found for g in block], way
     side = wanted.to(tape.layers[-1][OUT])
-    grads, back = whole.run(
+    grads, tape.given, back = whole.run(
         whole.down, tape.pictures.patches, tape.sides, tape.layers, side, tape.measured, list(into), tape.eps
     )
     return grads, back
@@ -91,11 +105,7 @@ def into_given(tape: Tape, way: Way) -> list[Tensor]:
     """Gradients for given statistics, ``mean, var`` of each block."""
     if isinstance(tape, blocks.Tape):
         return [g for pair in blocks.into_given(tape, way) for g in pair]  # type: ignore[arg-type]  # of this tape
-    found = []
-    for v, back in zip(tape.layers, way, strict=True):
-        scale = v[GAIN] * v[RATE]
-        found += [-v[SIGN] * scale * back[PLAIN], -0.5 * scale * v[RATE] * back[HEIGHTS]]  # type: ignore[index]
-    return found
+    return tape.given
 
 
 def changes(tape: Tape, way: Way, along: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:

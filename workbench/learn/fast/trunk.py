@@ -99,14 +99,13 @@ class _Own(torch.autograd.Function):
         found, tape = passes.up(values, pictures, eps(module), None)
         seen = passes.statistics(tape)
         counts += [m.values for m in seen]
-        # under new names: an output that the tape holds too would hold itself through its graph, and never be freed
-        flat = [t.detach() for m in seen for t in m[:2]]
+        flat = [t for m in seen for t in m[:2]]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *values)
         ctx.module, ctx.tape = module, tape
         if not differentiable:
             ctx.mark_non_differentiable(*flat)
-        return found.detach(), *flat
+        return found, *flat
 
     @staticmethod
     def backward(ctx: Any, wanted: Tensor | None, *into: Tensor | None) -> Gradients:
@@ -134,7 +133,7 @@ class _Gradient(torch.autograd.Function):
         found, way = passes.down(tape, wanted)
         ctx.save_for_backward(x, wanted, *values)
         ctx.module, ctx.tape, ctx.way = module, tape, way
-        return tuple(g.detach() for g in found)  # under new names, as above
+        return tuple(found)
 
     @staticmethod
     def backward(ctx: Any, *along: Tensor) -> Gradients:
@@ -162,7 +161,7 @@ class _Given(torch.autograd.Function):
         found, tape = passes.up(values, pictures, eps(module), given)
         ctx.save_for_backward(x, *tensors)
         ctx.module, ctx.counts, ctx.tape = module, counts, tape
-        return found.detach()
+        return found
 
     @staticmethod
     def backward(ctx: Any, wanted: Tensor) -> Gradients:

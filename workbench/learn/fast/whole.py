@@ -54,11 +54,15 @@ def as_kernel(flat: Tensor) -> Tensor:
 
 def up(
     patches: Tensor, sides: List[int], values: List[Tensor], measured: List[Tensor], given: List[Tensor], eps: float
-) -> Tuple[Tensor, List[List[Tensor]]]:
-    """Features ``[b, D]`` and what each block leaves behind; ``given`` is ``mean, var`` of each block, or empty."""
+) -> Tuple[Tensor, List[Tensor], List[List[Tensor]]]:
+    """Features ``[b, D]``, ``mean, var`` of each block, and what each leaves behind; ``given`` as these, or empty.
+
+    The first two are no tensors of the third: with a graph they would otherwise hold themselves.
+    """
     number, height, width, few = sides
     own = len(given) == 0
     layers: List[List[Tensor]] = []
+    seen: List[Tensor] = []
     none = torch.empty([0], dtype=patches.dtype)
     out, x, y, largest, where, mean, var = none, none, none, none, none, none, none
     for i in range(len(values) // 3):
@@ -83,12 +87,13 @@ def up(
         if not own:
             mean, var = given[2 * i] * sign, given[2 * i + 1]
         rate = torch.rsqrt(var + eps)
+        seen += [mean * sign, var.clone()]
         layers.append([kernel, sign, gain.abs(), values[3 * i + 2], rate, mean, var, x, y, largest, out, where])
         # largest is 9, out 10, where 11
     last = layers[-1]
     out = finish(last[9], last[5], last[6], last[2], last[3], eps)
     last[10] = out
-    return out.flatten(1), layers
+    return out.flatten(1).clone(), seen, layers
 
 
 def down(
@@ -99,11 +104,12 @@ def down(
     measured: List[Tensor],
     into: List[Tensor],
     eps: float,
-) -> Tuple[List[Tensor], List[List[Tensor]]]:
-    """Gradients of every block's values, first block first, and the way they were found."""
+) -> Tuple[List[Tensor], List[Tensor], List[List[Tensor]]]:
+    """Gradients of every block's values and of its statistics as if they were given, and the way they were found."""
     _, height, width, few = sides
     own = len(measured) > 0
     grads: List[Tensor] = []
+    given: List[Tensor] = []
     way: List[List[Tensor]] = []
     last = layers[-1]
     side = laid(wanted.reshape(last[10].size()))
@@ -120,7 +126,9 @@ def down(
             slope = slope + 2.0 / n * into[2 * i + 1]
             level = level + (into[2 * i] * sign - 2.0 * into[2 * i + 1] * mean) / n
         way.append([dz, d, none, plain, heights, slope, level])
-        of_gain, of_shift = heights * sign, plain
+        of_gain, of_shift = heights * sign, plain.clone()
+        of_statistics = [-sign * scale * plain, -0.5 * scale * rate * heights]
+        given = of_statistics + given
         if i > 0:
             below = layers[i - 1]
             back, of_kernel, dy = descend(d, where, x, y if own else None, kernel, slope, level)
@@ -135,7 +143,7 @@ def down(
             of_kernel = as_kernel(flat)
         grads = [of_kernel * sign.view(-1, 1, 1, 1), of_gain, of_shift, *grads]
     way.reverse()
-    return grads, way
+    return grads, given, way
 
 
 def changes(
