@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import conformance, tasks
+from tests.learn import tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import base_classes, logistic
 from workbench.learn.algorithms import calibrated as module
 from workbench.learn.algorithms.calibrated import CLASSES, SEED, STATISTICS, Calibrated, calibrated, powered
 from workbench.learn.algorithms.logistic import LogisticProbe
-from workbench.learn.protocol import At, Setting, State, Support, generator
+from workbench.learn.protocol import Adapted, At, Setting, State, Support, generator
 
 D, SOURCES = 128, 4
 Y = torch.tensor([2, 0, 0, 1, 2, 2])
@@ -98,7 +98,7 @@ class SamplesCountAsShots(Calibrated):
         rows, basis, drawn, y = self.drawn(s, x, support.y, support.ways, ctx)
         rows, y = F.normalize(torch.cat([rows, drawn]), dim=1), torch.cat([support.y, y])
         weight, bias = logistic.fit(rows, y, support.ways, c=self.p.c, ctx=ctx)
-        return conformance.Adapted({"weight": weight @ basis.T, "bias": bias}, support.ways)
+        return Adapted({"weight": weight @ basis.T, "bias": bias}, support.ways)
 
 
 class NoiseOfItsOwn(Calibrated):

@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import cases, conformance, tasks
+from tests.learn import cases, tasks
 from workbench.core.context import Context
-from workbench.core.errors import JobCancelledError
+from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.params import build_params
 from workbench.learn import examples, heads, logistic
 from workbench.learn.algorithms.logistic import LogisticProbe
-from workbench.learn.protocol import Setting, generator
+from workbench.learn.protocol import Adapted, Setting, generator
 
 Y = torch.tensor([0, 0, 1, 1, 2, 2, 2, 2, 0, 1])
 
@@ -181,7 +181,7 @@ class FeaturesAsTheyAre(LogisticProbe):
         f = self._features(s, support.x)
         counts = heads.balanced(support.y, support.ways, f)
         weight, bias = logistic.fit(f, support.y, support.ways, c=self.p.c, ctx=ctx, weights=counts)
-        return conformance.Adapted({"weight": weight, "bias": bias}, support.ways)
+        return Adapted({"weight": weight, "bias": bias}, support.ways)
 
 
 class MeanLoss(LogisticProbe):
@@ -194,7 +194,7 @@ class LargeClassesCountMore(LogisticProbe):
     def adapt(self, s, support, ctx, **kwargs):
         x = F.normalize(self._features(s, support.x), dim=1)
         weight, bias = logistic.fit(x, support.y, support.ways, c=self.p.c, ctx=ctx)
-        return conformance.Adapted({"weight": weight, "bias": bias}, support.ways)
+        return Adapted({"weight": weight, "bias": bias}, support.ways)
 
 
 @pytest.mark.parametrize("cls", [FeaturesAsTheyAre, MeanLoss, LargeClassesCountMore])
@@ -206,6 +206,6 @@ def test_the_formula_notices(cls):
 def test_there_is_nothing_to_train():
     algorithm, s = probe()
     assert algorithm.phases(None) == ()
-    with pytest.raises(conformance.WorkbenchError, match="nothing to train"):
+    with pytest.raises(WorkbenchError, match="nothing to train"):
         algorithm.step(s, None, None, Context())
     assert algorithm.finish(s, None, Context()) is s
