@@ -1,6 +1,8 @@
 """The fast path against the algorithms' own steps and against the network as it is written, in float64."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from tests.learn.fast_tasks import batch, state
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError
 from workbench.learn import fast, functional, norm, registry
-from workbench.learn.fast import blocks, trunk, workers
+from workbench.learn.fast import blocks, kernels, passes, trunk, whole, workers
 from workbench.learn.protocol import At, Setting, State, generator
 
 SIZE = 16
@@ -254,3 +256,52 @@ def test_a_cancel_ends_a_step():
         s: State = state(algorithm, torch.float32)
         with pytest.raises(JobCancelledError):
             fast.step_of(algorithm, "cpu")(s, batch(generator(2), 1, dtype=torch.float32), At("", 0, 0.0), ctx)
+
+
+def test_torchs_interpreter_takes_all_that_costs_time():
+    assert kernels.compiled(*kernels.PARTS, *kernels.CHANGES) is not None
+    assert kernels.compiled(*whole.PARTS) is not None
+
+
+@pytest.mark.parametrize("key", ["maml", "anil"])
+def test_without_that_interpreter_a_step_is_the_same(key, monkeypatch):
+    algorithm = registry.create(key, {}, Setting("conv4-32", 1, SIZE, ways=3))
+    s, episodes = state(algorithm), batch(generator(2), 2)
+    step = fast.step_of(algorithm, "cpu")
+    wanted = step(s, episodes, At("episodes", 0, 0.0), Context())
+    monkeypatch.setattr(kernels, "_unit", None)
+    monkeypatch.setattr(whole, "_unit", None)
+    found = step(s, episodes, At("episodes", 0, 0.0), Context())
+    assert all(relative(found.grads[n], g) < 1e-12 for n, g in wanted.grads.items() if g.norm() > 1e-9)
+
+
+@pytest.mark.parametrize("key", ["maml", "anil"])
+def test_one_task_is_shared_out_in_chunks(key, monkeypatch):
+    monkeypatch.setattr(blocks, "CHUNK", 2 * SIZE * SIZE)
+    algorithm = registry.create(key, {}, Setting("conv4-32", 1, SIZE, ways=3))
+    s, episodes = state(algorithm), batch(generator(2), 1, shots=2)
+    own = fast.with_gradients(algorithm.step(s, episodes, At("episodes", 0, 0.0), Context()), s)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = fast.step_of(algorithm, "cpu")(s, episodes, At("episodes", 0, 0.0), Context())
+    finally:
+        torch.set_num_threads(before)
+    assert all(relative(found.grads[n], g) < 1e-10 for n, g in own.grads.items() if g.norm() > 1e-9)
+
+
+def test_a_step_leaves_nothing_behind():
+    algorithm = registry.create("maml", {}, Setting("conv4-32", 1, SIZE, ways=3))
+    s, episodes = state(algorithm, torch.float32), batch(generator(2), 2, dtype=torch.float32)
+    made = []
+    up = passes.up
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(passes, "up", lambda *a: (out := up(*a), made.append(weakref.ref(out[0])))[0])
+            fast.step_of(algorithm, "cpu")(s, episodes, At("episodes", 0, 0.0), Context())
+        assert len(made) > 4
+        assert all(ref() is None for ref in made)
+    finally:
+        gc.enable()

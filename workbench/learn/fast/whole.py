@@ -141,7 +141,8 @@ def down(
                 dense = slope.double().view(-1, 1) * torch.mm(flattened(kernel).double(), second)
                 flat = flat + (dense + n * torch.outer(level.double(), measured[0])).to(flat)
             of_kernel = as_kernel(flat)
-        grads = [of_kernel * sign.view(-1, 1, 1, 1), of_gain, of_shift, *grads]
+        of_block = [of_kernel * sign.view(-1, 1, 1, 1), of_gain, of_shift]
+        grads = of_block + grads  # no unpacking: torch's interpreter does not know it
     way.reverse()
     return grads, given, way
 
@@ -205,11 +206,13 @@ def changes(
             dense = slope.double().view(-1, 1) * torch.mm(now, second)
             dense = dense + slope0.double().view(-1, 1) * torch.mm(then, second)
             of_kernel = as_kernel(flat + (dense + n * torch.outer(level.double(), measured[0])).to(flat))
-        grads = [of_kernel * sign.view(-1, 1, 1, 1), product_m * sign, plain_m, *grads]
+        of_block = [of_kernel * sign.view(-1, 1, 1, 1), product_m * sign, plain_m]
+        grads = of_block + grads
     return features, grads
 
 
-_unit = kernels.compiled(*kernels.PARTS, *kernels.CHANGES, laid, flattened, as_kernel, up, down, changes)
+PARTS = (*kernels.PARTS, *kernels.CHANGES, laid, flattened, as_kernel, up, down, changes)
+_unit = kernels.compiled(*PARTS)
 
 
 def run(part: Callable[..., Any], *args: Any) -> Any:
