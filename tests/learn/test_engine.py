@@ -83,6 +83,13 @@ class TestTrain:
         assert (ctx.progress_now.done, ctx.progress_now.total, ctx.progress_now.unit) == (60, 60, "episodes")
         assert ctx.progress_now.seconds_left == 0
 
+    def test_no_interval_from_a_handful_of_validation_episodes(self):
+        for tested, known in ((9, False), (10, True)):
+            out = go(plan(validation_episodes=tested))
+            held_out = [m for m in out.history if m.name == "validation/accuracy"]
+            assert len(held_out) == 4
+            assert {(m.low is not None, m.high is not None) for m in held_out} == {(known, known)}
+
     def test_status_in_words(self):
         said = []
         go(plan(), ctx=Context(on_change=lambda c: said.append(c.status_text)))

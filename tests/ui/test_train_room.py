@@ -945,6 +945,19 @@ def test_done_words() -> None:
     assert done_words(result) == "Validation accuracy 0.810 (0.790–0.830), 1,200 episodes, 5 min."
 
 
+@pytest.mark.parametrize(("ci95", "episodes"), [(0.05, 2), (0.0, 600)])
+def test_no_interval_of_too_few_or_of_equal_episodes(room: TrainRoom, ci95: float, episodes: int) -> None:
+    found = Validation("classes", 0.2, ci95, episodes)
+    room.monitor.show_validation(found)
+    assert (room.monitor.figure_accuracy.value(), room.monitor.figure_accuracy.beside()) == ("0.200", "")
+    room.monitor.take([Metric("validation/accuracy", 10, 0.2, 1.0)])
+    assert room.monitor.figure_accuracy.beside() == ""
+    (row,) = rows_of([replace(run_of(1), validation=found)], CATALOGUE)
+    assert room.monitor.runs.runs.words(row, Column.ACCURACY) == "0.200"
+    result = TrainResult(replace(entry_of(), validation=found), "", RunId("r"), 1200, 300.0, False)
+    assert done_words(result) == "Validation accuracy 0.200, 1,200 episodes, 5 min."
+
+
 def test_progress_before_the_first_episode_keeps_the_dashes(room: TrainRoom) -> None:
     room.monitor.clear()
     room.monitor.show_progress(Progress(100, 400, "images"), paused=False)

@@ -202,6 +202,10 @@ class SourceInfo:
     fingerprint: str
 
 
+FEWEST_EPISODES = 10
+"""Of fewer episodes 1.96 standard errors are no 95 % interval: with two of them it would take 12.7."""
+
+
 @dataclass(frozen=True, slots=True)
 class Validation:
     """Accuracy on validation episodes; ``kind`` says whether classes or images were held out."""
@@ -210,6 +214,18 @@ class Validation:
     accuracy: float
     ci95: float
     episodes: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Ends of the 95 % interval within 0..1, or ``None`` where the episodes were too few, or all alike."""
+        if not has_interval(self.ci95, self.episodes):
+            return None
+        return max(0.0, self.accuracy - self.ci95), min(1.0, self.accuracy + self.ci95)
+
+
+def has_interval(ci95: float, episodes: int) -> bool:
+    """Whether half a width says anything: there were enough episodes, and they were not all alike."""
+    return episodes >= FEWEST_EPISODES and ci95 > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from workbench.core.context import Context
-from workbench.core.values import Validation
+from workbench.core.values import Validation, has_interval
 from workbench.data.episodes import Sampler
 from workbench.learn.checkpoint import Best, Position, Run
 from workbench.learn.evaluate import Evaluation, FrozenEpisodes, evaluate, freeze
@@ -62,7 +62,8 @@ class Validator:
         state = self._algorithm.finish(run.state, phase, self._ctx)
         found = self._test(state, self._frozen, limit)
         self._frozen = self._frozen.first(found.episodes)
-        log.add("validation/accuracy", at.episodes, found.accuracy, at.seconds, found.ci95)
+        ci95 = found.ci95 if has_interval(found.ci95, found.episodes) else None
+        log.add("validation/accuracy", at.episodes, found.accuracy, at.seconds, ci95)
         log.add("validation/loss", at.episodes, found.loss, at.seconds)
         at.validated_at, at.stale = at.episodes, at.stale + phase.kept
         # of equals the later one has seen more

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from workbench.core.context import Context, Metric
 from workbench.core.values import TrainRequest, TrainResult
 from workbench.services.requests import Catalogue
-from workbench.ui.rooms.train.rows import RunRow, time_words
+from workbench.ui.rooms.train.rows import RunRow, interval_words, time_words
 from workbench.ui.rooms.train.setup import Setup, count
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def rows_of(runs: Sequence[TrainRun], catalogue: Catalogue | None) -> tuple[RunR
 def _row(run: TrainRun, algorithms: Mapping[str, str], backbones: Mapping[str, str]) -> RunRow:
     number = run.id.split("-", 1)[0].lstrip("0") or "0"
     v = run.validation
+    low, high = (v.interval or (v.accuracy, v.accuracy)) if v else (0.0, 0.0)
     return RunRow(
         id=run.id,
         name=f"Run {number}",
@@ -71,8 +72,8 @@ def _row(run: TrainRun, algorithms: Mapping[str, str], backbones: Mapping[str, s
         backbone=backbones.get(run.backbone, run.backbone).split(",")[0],
         state=run.state,
         accuracy=v.accuracy if v else None,
-        low=max(0.0, v.accuracy - v.ci95) if v else 0.0,
-        high=min(1.0, v.accuracy + v.ci95) if v else 0.0,
+        low=low,
+        high=high,
         episodes=v.episodes if v else 0,
         seconds=run.seconds,
         message=run.message,
@@ -86,8 +87,7 @@ def done_words(result: TrainResult) -> str:
     words = [count(result.episodes, "episode"), time_words(result.seconds)]
     v = result.entry.validation
     if v is not None:
-        low, high = max(0.0, v.accuracy - v.ci95), min(1.0, v.accuracy + v.ci95)
-        words.insert(0, f"validation accuracy {v.accuracy:.3f} ({low:.3f}–{high:.3f})")
+        words.insert(0, f"validation accuracy {v.accuracy:.3f} {interval_words(v.interval)}".rstrip())
     text = ", ".join(words)
     return f"{text[:1].upper()}{text[1:]}."
 

@@ -59,7 +59,7 @@ def facts(
         ("Time", time_words(row.seconds)),
     ]
     if row.accuracy is not None:
-        figure = f"{row.accuracy:.3f} ({row.low:.3f}–{row.high:.3f}), {count(row.episodes, 'episode')}"
+        figure = f"{row.accuracy:.3f} {row.interval}".rstrip() + f", {count(row.episodes, 'episode')}"
         found.append(("Validation accuracy", figure))
     if entry is not None:
         found.append(("Knowledge", f"{entry.name} ({entry.id})"))

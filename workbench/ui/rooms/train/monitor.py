@@ -15,7 +15,7 @@ from workbench.core.values import EpisodeView, Validation
 from workbench.ui.rooms.train.gallery import Gallery
 from workbench.ui.rooms.train.history import Curves
 from workbench.ui.rooms.train.pace import Pace, end_words, left_words, speed_words
-from workbench.ui.rooms.train.rows import RunRow
+from workbench.ui.rooms.train.rows import RunRow, interval_words
 from workbench.ui.rooms.train.runs_table import RunsTable
 from workbench.ui.widgets.controls import Segmented, button, label
 from workbench.ui.widgets.figures import Figure
@@ -226,12 +226,9 @@ class Monitor(QWidget):
         self.pace.take(list(metrics))
         for metric in metrics:
             if metric.name == "validation/accuracy":
-                ends = (
-                    f"({metric.low:.3f}–{metric.high:.3f})"
-                    if metric.low is not None and metric.high is not None
-                    else ""
-                )
-                self.figure_accuracy.set(f"{metric.value:.3f}", ends)
+                low, high = metric.low, metric.high
+                ends = None if low is None or high is None else (low, high)
+                self.figure_accuracy.set(f"{metric.value:.3f}", interval_words(ends))
                 self.validated = metric
         if self.loss is None or self.accuracy is None:
             self._kept.extend(metrics)
@@ -268,8 +265,7 @@ class Monitor(QWidget):
 
     def show_validation(self, v: Validation) -> None:
         """The accuracy of what was kept, measured at the end."""
-        low, high = max(0.0, v.accuracy - v.ci95), min(1.0, v.accuracy + v.ci95)
-        self.figure_accuracy.set(f"{v.accuracy:.3f}", f"({low:.3f}–{high:.3f})")
+        self.figure_accuracy.set(f"{v.accuracy:.3f}", interval_words(v.interval))
 
     def show_end(self, seconds: str) -> None:
         """The run is over: the time it took instead of the time left."""

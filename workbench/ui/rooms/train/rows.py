@@ -20,8 +20,8 @@ class RunRow:
         backbone: title.
         state: key of ``STATES``.
         accuracy: on validation, or ``None`` before the first.
-        low: lower end of the 95 % interval.
-        high: upper end.
+        low: lower end of the 95 % interval, or the accuracy where there is no interval.
+        high: upper end, or the accuracy.
         episodes: validation episodes behind the accuracy.
         seconds: of training.
         message: why it failed or was stopped.
@@ -44,6 +44,11 @@ class RunRow:
     created: str = ""
 
     @property
+    def interval(self) -> str:
+        """For example "(0.771–0.793)", or ""."""
+        return interval_words((self.low, self.high) if self.low < self.high else None)
+
+    @property
     def resumable(self) -> bool:
         """Whether it can go on."""
         return self.state in ("interrupted", "stopped", "failed")
@@ -56,6 +61,11 @@ class RunRow:
         except ValueError:
             return ""
         return f"{made.day} {made:%b}"
+
+
+def interval_words(ends: tuple[float, float] | None) -> str:
+    """For example "(0.771–0.793)", or "" where there is none."""
+    return "" if ends is None else f"({ends[0]:.3f}–{ends[1]:.3f})"
 
 
 def time_words(seconds: float) -> str:

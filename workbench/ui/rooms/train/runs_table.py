@@ -127,7 +127,7 @@ class RunsModel(QAbstractTableModel):
     def words(self, row: RunRow, column: Column) -> str:
         """Text of a cell."""
         if column is Column.ACCURACY:
-            return "" if row.accuracy is None else f"{row.accuracy:.3f} ({row.low:.3f}–{row.high:.3f})"
+            return "" if row.accuracy is None else f"{row.accuracy:.3f} {row.interval}".rstrip()
         if column is Column.TIME:
             return time_words(row.seconds) if row.seconds else ""
         if column is Column.STATE:
@@ -196,7 +196,7 @@ class RunDelegate(QStyledItemDelegate):
             _words(p, box, self.tr("none yet") if row.state in ("running", "paused") else "–")
             return
         figure = f"{row.accuracy:.3f}"
-        interval = f"({row.low:.3f}–{row.high:.3f})"
+        interval = row.interval
         strong, plain = theme.font("name"), theme.font("body")
         width = QFontMetrics(strong).horizontalAdvance(figure) + QFontMetrics(plain).horizontalAdvance(interval) + 5
         left = max(box.left(), min(box.left() + 128, box.right() - width))
