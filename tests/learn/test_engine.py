@@ -83,6 +83,31 @@ class TestTrain:
         assert (ctx.progress_now.done, ctx.progress_now.total, ctx.progress_now.unit) == (60, 60, "episodes")
         assert ctx.progress_now.seconds_left == 0
 
+    def test_where_each_phase_begins(self, tmp_path):
+        class TwoPhases(ToyProto):
+            def step(self, s, batch, at, ctx):
+                if at.phase == "episodes":
+                    return super().step(s, batch, at, ctx)
+                return StepResult(s.learned["trunk.weight"].square().mean(), metrics={"accuracy": 0.1})
+
+        class Stopped(TwoPhases, CancelAt):
+            def __init__(self, ctx, step):
+                CancelAt.__init__(self, ctx, step)
+                self.p = p
+
+        p = ToyProto.Params(phases=(Phase("all", "batches", share=0.3), Phase("episodes", share=0.7)))
+        begun = [("phase/batches/all", 0, 1.0), ("phase/episodes/episodes", 18, 0.0)]
+        out = go(plan(), TwoPhases(p))
+        assert [(m.name, m.step, m.value) for m in out.history if m.name.startswith("phase/")] == begun
+        names = [(m.name, m.step) for m in out.history]
+        assert names.index(("train/loss", 18)) < names.index(begun[1][:2]) < names.index(("train/loss", 19))
+        for at in (18, 40):
+            ctx = Context()
+            assert go(plan(), Stopped(ctx, at), ctx=ctx, folder=tmp_path / str(at)).stopped
+            again = go(plan(), TwoPhases(p), folder=tmp_path / str(at))
+            assert [(m.name, m.step) for m in again.history] == names, "said once, also where the run was resumed"
+        assert not [m for m in go(plan(5)).history if m.name.startswith("phase/")], "nothing to tell apart"
+
     def test_no_interval_from_a_handful_of_validation_episodes(self):
         for tested, known in ((9, False), (10, True)):
             out = go(plan(validation_episodes=tested))

@@ -27,6 +27,7 @@ from workbench.ui.plots.series import (
     thin,
     tick_words,
     ticks,
+    with_gaps,
 )
 
 
@@ -55,6 +56,42 @@ def test_another_smoothing_gives_what_growing_with_it_would_have_given() -> None
     changed.append(700, 1.5)
     grown.append(700, 1.5)
     assert changed.smooth[-1] == pytest.approx(grown.smooth[-1]), "and it grows on from there"
+
+
+def test_nothing_is_smoothed_from_one_stretch_into_the_next() -> None:
+    grown, changed, second = Series(0.9), Series(0.5), Series(0.9)
+    values = [6.0, 5.5, 5.0, 0.4, 0.3, 0.5]
+    for i, y in enumerate(values):
+        if i == 3:
+            for series in (grown, changed):
+                series.split()
+                series.split()
+        for series in (grown, changed) if i < 3 else (grown, changed, second):
+            series.append(i, y)
+    assert grown.begins == [0, 3], "splitting twice at one place makes no empty stretch"
+    assert grown.smooth[3:] == pytest.approx(second.smooth)
+    assert grown.smooth[3] == pytest.approx(0.4)
+    changed.set_smoothing(0.9)
+    assert changed.smooth == pytest.approx(grown.smooth)
+    changed.split()
+    changed.set_smoothing(0.8)
+    changed.append(6, 9.0)
+    assert changed.smooth[6] == pytest.approx(9.0)
+    changed.clear()
+    assert changed.begins == [0]
+
+
+def test_no_line_joins_two_stretches() -> None:
+    x = np.arange(20_000, dtype=float)
+    y = np.where(x < 8000, 6.0, 0.5)
+    few_x, few_y = with_gaps(x, y, [0, 8000, 20_000])
+    assert len(few_x) <= 4100
+    (gap,) = np.flatnonzero(np.isnan(few_y))
+    assert (few_y[:gap] == 6.0).all()
+    assert (few_y[gap + 1 :] == 0.5).all()
+    assert few_x[gap] == few_x[gap + 1] == 8000
+    assert (np.diff(few_x) >= 0).all()
+    assert not np.isnan(with_gaps(x, y, [0])[1]).any()
 
 
 def test_intervals_are_kept_only_where_they_were_given() -> None:
@@ -222,6 +259,39 @@ def test_the_summary_names_the_last_values_and_the_interval(plot: CurvePlot) -> 
     assert "chance 0.20" in said
     assert plot.accessibleDescription() == said
     assert plot.accessibleName() == "Accuracy plot"
+
+
+def test_chance_is_a_level_of_the_phases_that_it_belongs_to_alone(plot: CurvePlot) -> None:
+    plot.set_reference(0.2, "chance")
+    assert plot.reference_spans == [(0.0, 1000.0)]
+    plot.begin_phase(0, ("train",), referenced=False)
+    assert plot.reference_spans == []
+    assert "chance" not in plot.summary()
+    plot.begin_phase(490, ("train",), referenced=True)
+    plot.append("train", 500, 0.9)
+    plot.refresh()
+    assert plot.reference_spans == [(490, 1000.0)]
+    assert "chance 0.20" in plot.summary()
+    assert "meta-train 0.900 at episode 500, from 0.900" in plot.summary()
+    drawn_x, drawn_y = plot.curves["train"].line.getOriginalDataset()
+    (gap,) = np.flatnonzero(np.isnan(drawn_y))
+    assert drawn_x[gap] == 500
+    assert plot.curves["validation"].series.begins == [0]
+    y = round(plot.to_pixels(0, 0.2).y())
+    drawn = plot.grab().toImage()
+    scale = plot.devicePixelRatioF()
+
+    def colours(begin: float, end: float) -> set[str]:
+        xs = range(round(plot.to_pixels(begin, 0).x()), round(plot.to_pixels(end, 0).x()))
+        return {drawn.pixelColor(round(x * scale), round(y * scale)).name() for x in xs}
+
+    grid = colours(300, 480)
+    assert len(grid) == 1, "only the grid's line"
+    assert colours(600, 800) > grid, "the dotted line"
+    plot.clear_live()
+    assert plot.reference_spans == [plot.x_range]
+    plot.set_reference(None)
+    assert plot.reference_spans == []
 
 
 def test_the_cross_hair_follows_the_pointer_and_snaps(plot: CurvePlot) -> None:

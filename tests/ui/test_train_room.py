@@ -526,6 +526,45 @@ def test_the_phase_of_a_run_is_named(room: TrainRoom, training: Training, qtbot)
     finish(room, training, qtbot)
 
 
+def test_each_phase_is_seen_for_what_it_is(room: TrainRoom) -> None:
+    monitor = room.monitor
+    monitor.clear()
+    monitor.set_chance(0.2)
+    assert monitor.gallery.waiting == "The episode in training appears here"
+    monitor.take([Metric("phase/batches/pretraining", 0, 1.0, 0.0)])
+    assert monitor.gallery.waiting.startswith("This phase is fed pictures of all classes at once; episodes appear")
+    assert monitor.gallery.waiting in monitor.gallery.accessibleDescription()
+    monitor.take([Metric(f"train/{kind}", n, 0.01, n) for n in range(1, 40) for kind in ("loss", "accuracy")])
+    assert monitor.accuracy.reference_spans == [], "among all classes guessing is right less often"
+    later = [Metric("phase/episodes/episodes", 39, 0.0, 40.0)]
+    later += [Metric(f"train/{kind}", n, 0.9, n) for n in range(40, 60) for kind in ("loss", "accuracy")]
+    monitor.take(later)
+    assert monitor.gallery.waiting == "The episode in training appears here"
+    assert [at for at, _end in monitor.accuracy.reference_spans] == [39]
+    for plot in (monitor.loss, monitor.accuracy):
+        assert plot.curves["train"].series.begins == [0, 39]
+        assert plot.curves["train"].series.smooth[39] == pytest.approx(0.9), "nothing of the phase before"
+    monitor.show_episode(episode())
+    monitor.take([Metric("phase/per_source/sources", 60, 0.0, 61.0)])
+    assert monitor.gallery.view is None
+    assert monitor.gallery.waiting.endswith("one source at a time; there is no episode to show")
+    monitor.take([Metric("phase/sequences/sequences", 70, 0.0, 71.0)])
+    assert [at for at, _end in monitor.accuracy.reference_spans] == [39, 70]
+    monitor.set_chance(None)
+    assert monitor.accuracy.reference is None, "the ways differ from one episode to the next"
+    monitor._second.stop()
+
+
+def test_an_earlier_run_of_two_phases_is_cut_between_them(room: TrainRoom) -> None:
+    metrics = [Metric("phase/batches/pretraining", 0, 1.0, 0.0)]
+    metrics += [Metric("train/loss", n, 6.0, n) for n in range(1, 11)]
+    metrics += [Metric("phase/episodes/episodes", 10, 0.0, 10.0)]
+    metrics += [Metric("train/loss", n, 0.5, n) for n in range(11, 21)]
+    (row,) = rows_of([run_of(3)], CATALOGUE)
+    room.monitor.add_overlay(row, Curves(row.id, tuple(metrics)))
+    assert room.monitor.loss.curves[row.id].series.begins == [0, 10]
+
+
 def state_words(room: TrainRoom, number: int = 0) -> str:
     runs = room.monitor.runs.runs
     return str(runs.data(runs.index(number, Column.STATE)))

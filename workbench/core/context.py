@@ -21,7 +21,7 @@ class Metric:
     """One measured number.
 
     Attributes:
-        name: for example ``train/loss`` or ``validation/accuracy``.
+        name: for example ``train/loss`` or ``validation/accuracy``, or ``phase/STREAM/NAME`` where a phase begins.
         step: episodes done when it was measured.
         value: finite.
         time: seconds since the job began.

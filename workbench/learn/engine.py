@@ -161,6 +161,7 @@ class _Job:
         run, at, plan = self.run, self.run.at, self.plan
         doing = f"training: {phase.name}" if len(self.phases) > 1 else "training"
         self.tick()
+        self.say_phase(phase)
         self.say_progress()
         while True:
             if validator is not None and validator.due(at):
@@ -251,6 +252,17 @@ class _Job:
         self.run.at.phase_seconds += passed
 
     # ---- what is said and kept ---------------------------------------------------------------------------------------
+    def say_phase(self, phase: Phase) -> None:
+        """``phase/STREAM/NAME`` where a phase begins, its value the number of later phases of episodes.
+
+        Numbers of two phases are not comparable. A run of episodes alone has nothing to tell apart.
+        """
+        name = f"phase/{phase.stream}/{phase.name}"
+        plain = len(self.phases) == 1 and phase.stream == "episodes"
+        if not plain and all(m.name != name for m in self.log.history):
+            later = sum(p.stream == "episodes" for p in self.phases[self.run.at.phase + 1 :])
+            self.log.add(name, self.run.at.episodes, later, self.run.at.seconds)
+
     def say_step(self, batch: Batch, result: StepResult, loss: float) -> None:
         """Numbers to the plots, and now and then the episode to the gallery."""
         at, now, every = self.run.at, time.monotonic(), self.plan.gallery_every_seconds

@@ -26,7 +26,7 @@ from PySide6.QtWidgets import QFrame, QSizePolicy, QWidget
 
 from workbench.ui import theme
 from workbench.ui.plots import painting
-from workbench.ui.plots.series import Floats, Series, accuracy_range, loss_range, round_up, thin
+from workbench.ui.plots.series import Floats, Series, accuracy_range, loss_range, round_up, with_gaps
 
 LEFT, TOP, RIGHT, BOTTOM = 40, 12, 124, 28
 _SMALLEST = 1e-6
@@ -72,6 +72,7 @@ class CurvePlot(QWidget):
         self.log = False
         self.expected: float | None = None
         self.reference: tuple[float, str] | None = None
+        self.phases: list[tuple[float, bool]] = []
         self.at: float | None = None
         self._smoothing = 0.0
         self._pen_width = 1.0
@@ -114,10 +115,23 @@ class CurvePlot(QWidget):
             curve.faint.setZValue(-2)
         self._add(key, curve)
 
-    def add_overlay(self, key: str, label: str, hue: int, dash: int, x: Sequence[float], y: Sequence[float]) -> None:
-        """A finished curve of an earlier run, dashed and labelled at the right."""
+    def add_overlay(
+        self,
+        key: str,
+        label: str,
+        hue: int,
+        dash: int,
+        x: Sequence[float],
+        y: Sequence[float],
+        begins: Sequence[float] = (),
+    ) -> None:
+        """A finished curve of an earlier run, dashed and labelled at the right; cut after each of ``begins``."""
         curve = Curve(label, hue, False, False, DASHES[dash % len(DASHES)], Series(), self._item())
+        cuts = sorted(begins)
         for a, b in zip(x, y, strict=True):
+            while cuts and a > cuts[0]:
+                cuts.pop(0)
+                curve.series.split()
             curve.series.append(a, b)
         self._add(key, curve)
         self.refresh()
@@ -137,8 +151,20 @@ class CurvePlot(QWidget):
             if curve.live:
                 curve.series.clear()
                 curve.shown = -1
-        self.at = None
+        self.at, self.phases = None, []
         self.refresh()
+
+    def begin_phase(self, at: float, cut: Sequence[str], *, referenced: bool) -> None:
+        """From here on training does something else.
+
+        Args:
+            at: episodes done.
+            cut: the live curves whose numbers mean something else from here on.
+            referenced: the reference is a level to compare these numbers with.
+        """
+        self.phases.append((at, referenced))
+        for key in cut:
+            self.curves[key].series.split()
 
     def append(self, key: str, x: float, y: float, low: float | None = None, high: float | None = None) -> None:
         """One more point of a live curve; shown at the next :meth:`refresh`."""
@@ -161,10 +187,20 @@ class CurvePlot(QWidget):
         """How many episodes the run will have, so that the axis is the whole run."""
         self.expected = episodes
 
-    def set_reference(self, value: float, label: str) -> None:
-        """A level to compare with, for example chance."""
-        self.reference = (value, label)
+    def set_reference(self, value: float | None, label: str = "") -> None:
+        """A level to compare with, for example chance; ``None`` for none."""
+        self.reference = None if value is None else (value, label)
         self.refresh()
+
+    @property
+    def reference_spans(self) -> list[tuple[float, float]]:
+        """From where to where, in episodes, the reference is a level to compare with; none without one."""
+        if self.reference is None:
+            return []
+        if not self.phases:
+            return [self.x_range]
+        ends = [at for at, _ in self.phases[1:]] + [self.x_range[1]]
+        return [(at, end) for (at, yes), end in zip(self.phases, ends, strict=True) if yes and end > at]
 
     def set_running(self, running: bool) -> None:
         """Lines are 1 px while a run is live (2 px cost four times as much) and 2 px afterwards."""
@@ -182,9 +218,10 @@ class CurvePlot(QWidget):
                 continue
             curve.shown = curve.series.n
             x = curve.series.x
-            curve.line.setData(*self._drawn(x, curve.series.smooth))
+            begins = curve.series.begins
+            curve.line.setData(*self._drawn(x, curve.series.smooth, begins))
             if curve.faint is not None:
-                curve.faint.setData(*self._drawn(x, curve.series.y))
+                curve.faint.setData(*self._drawn(x, curve.series.y, begins))
         self.setAccessibleDescription(self.summary())
         self.update()
         self.front.update()
@@ -201,9 +238,10 @@ class CurvePlot(QWidget):
                     else ""
                 )
                 parts.append(
-                    f"{curve.label} {s.smooth[-1]:.3f} at episode {s.x[-1]:,.0f}, from {s.smooth[0]:.3f}{ends}"
+                    f"{curve.label} {s.smooth[-1]:.3f} at episode {s.x[-1]:,.0f}, "
+                    f"from {s.smooth[min(s.begins[-1], s.n - 1)]:.3f}{ends}"
                 )
-        if self.reference is not None:
+        if self.reference is not None and self.reference_spans:
             parts.append(f"{self.reference[1]} {self.reference[0]:.2f}")
         return f"{self.title}: {'; '.join(parts)}." if parts else f"{self.title}: no values yet."
 
@@ -263,9 +301,9 @@ class CurvePlot(QWidget):
             curve.shown = -1
         self.refresh()
 
-    def _drawn(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    def _drawn(self, x: Floats, y: Floats, begins: Sequence[int]) -> tuple[Floats, Floats]:
         """What is handed to the plot: thinned first, so that the logarithm is taken of few values."""
-        few_x, few_y = thin(x, y)
+        few_x, few_y = with_gaps(x, y, begins)
         return few_x, np.log10(np.maximum(few_y, _SMALLEST)) if self.log else few_y
 
     def _mapped_one(self, value: float) -> float:
@@ -276,7 +314,7 @@ class CurvePlot(QWidget):
         furthest = max((float(s.x[-1]) for s in drawn), default=0.0)
         right = max(self.expected or 0.0, furthest)
         self.x_range = (0.0, right if self.expected and right <= self.expected * 1.001 else round_up(max(right, 100.0)))
-        reference = self.reference[0] if self.reference else None
+        reference = self.reference[0] if self.reference and self.reference_spans else None
         self.y_range = accuracy_range(drawn, reference) if self.accuracy else loss_range(drawn, self.log)
         r = self.plot_rect
         if self.view.geometry() != r:

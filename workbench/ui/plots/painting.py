@@ -41,6 +41,9 @@ def back(plot: CurvePlot, p: QPainter) -> None:
         )
     _draw_across(plot, p, r)
     p.setPen(QColor(t.border_strong))
+    for begun in (at for at, _ in plot.phases if plot.x_range[0] < at < plot.x_range[1]):
+        x = round(plot.to_pixels(begun, 1).x())
+        p.drawLine(x, r.top(), x, r.bottom())
     p.drawLine(r.left(), r.bottom() + 1, r.right(), r.bottom() + 1)
     _draw_reference(plot, p, r)
     p.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -66,7 +69,8 @@ def _draw_across(plot: CurvePlot, p: QPainter, r: QRect) -> None:
 
 
 def _draw_reference(plot: CurvePlot, p: QPainter, r: QRect) -> None:
-    if plot.reference is None:
+    spans = plot.reference_spans
+    if plot.reference is None or not spans:
         return
     t = theme.tokens()
     value, label = plot.reference
@@ -74,9 +78,10 @@ def _draw_reference(plot: CurvePlot, p: QPainter, r: QRect) -> None:
     if not r.top() <= y <= r.bottom() + 1:
         return
     p.setPen(QPen(QColor(t.secondary), 1, Qt.PenStyle.DotLine))
-    p.drawLine(r.left(), y, r.right(), y)
+    for begin, end in spans:
+        p.drawLine(round(plot.to_pixels(begin, 1).x()), y, round(plot.to_pixels(end, 1).x()), y)
     p.setPen(QColor(t.secondary))
-    box = QRect(r.left(), y - 19, r.width() - 4, 18)
+    box = QRect(r.left(), y - 19, round(plot.to_pixels(spans[-1][1], 1).x()) - r.left() - 4, 18)
     p.drawText(box, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, f"{label} {value:.2f}")
 
 

@@ -15,12 +15,19 @@ _FIRST = 256
 class Series:
     """A curve that only grows: x, y and optionally the ends of an interval, with exponential smoothing kept up to date.
 
-    ``smooth`` follows Adam's bias correction, so that the first points are not pulled to zero.
+    ``smooth`` follows Adam's bias correction, so that the first points are not pulled to zero. Where the numbers begin
+    to mean something else, as in another phase of training, a new stretch begins: nothing is smoothed across.
+
+    Attributes:
+        n: points.
+        banded: any of them has an interval.
+        begins: index of the first point of each stretch.
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
         self.n = 0
         self.banded = False
+        self.begins = [0]
         self._data = np.full((5, _FIRST), np.nan)
         self._smoothing = smoothing
         self._moment = 0.0
@@ -38,11 +45,18 @@ class Series:
             self.banded = True
         self.n += 1
         self._moment = self._smoothing * self._moment + (1 - self._smoothing) * y
-        column[4] = self._moment / (1 - self._smoothing**self.n) if self._smoothing else y
+        count = self.n - self.begins[-1]
+        column[4] = self._moment / (1 - self._smoothing**count) if self._smoothing else y
+
+    def split(self) -> None:
+        """The next point begins a new stretch."""
+        if self.n > self.begins[-1]:
+            self.begins.append(self.n)
+            self._moment = 0.0
 
     def clear(self) -> None:
         """Forget all points."""
-        self.n, self._moment, self.banded = 0, 0.0, False
+        self.n, self._moment, self.banded, self.begins = 0, 0.0, False, [0]
 
     def set_smoothing(self, smoothing: float) -> None:
         """Smooth all points again with another weight of the past, 0..1."""
@@ -52,12 +66,14 @@ class Series:
         if not smoothing:
             self._data[4, : self.n] = self._data[1, : self.n]
             return
-        moment, power = 0.0, 1.0
+        moment, power, begins = 0.0, 1.0, set(self.begins)
         for i, y in enumerate(self._data[1, : self.n].tolist()):
+            if i in begins:
+                moment, power = 0.0, 1.0
             moment = smoothing * moment + (1 - smoothing) * y
             power *= smoothing
             self._data[4, i] = moment / (1 - power)
-        self._moment = moment
+        self._moment = 0.0 if self.begins[-1] == self.n else moment
 
     @property
     def x(self) -> Floats:
@@ -107,6 +123,18 @@ def thin(x: Floats, y: Floats, most: int = 4000) -> tuple[Floats, Floats]:
     base = np.arange(0, whole, size)
     pick = np.sort(np.concatenate([base + block.argmin(1), base + block.argmax(1), np.arange(whole, n)]))
     return x[pick], y[pick]
+
+
+def with_gaps(x: Floats, y: Floats, begins: Sequence[int]) -> tuple[Floats, Floats]:
+    """Each stretch thinned by itself, with a NaN before every one but the first, so that no line joins two."""
+    cuts = [i for i in begins if 0 < i < len(x)]
+    if not cuts:
+        return thin(x, y)
+    most = 4000 // (len(cuts) + 1)
+    parts = [thin(a, b, most) for a, b in zip(np.split(x, cuts), np.split(y, cuts), strict=True)]
+    gaps = np.cumsum([len(a) for a, _ in parts])[:-1]
+    few_x, few_y = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return np.insert(few_x, gaps, few_x[gaps]), np.insert(few_y, gaps, np.nan)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

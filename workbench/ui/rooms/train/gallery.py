@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from workbench.core.values import EpisodeView
 from workbench.ui import icons, theme
+from workbench.ui.rooms.train.phases import EPISODES
 
 TILE, PITCH, ROW, TOP = 32, 44, 40, 24
 _MOST_SUPPORT, _MOST_QUERIES, _MOST_ROWS = 3, 20, 12
@@ -20,6 +21,7 @@ class Gallery(QWidget):
         super().__init__(parent)
         self.view: EpisodeView | None = None
         self.asked = 0
+        self.waiting = EPISODES
         self._support: list[list[QPixmap]] = []
         self._queries: list[list[tuple[QPixmap, bool]]] = []
         self.setMinimumSize(300, TOP + 2 * ROW)
@@ -62,6 +64,13 @@ class Gallery(QWidget):
             self.setAccessibleDescription(self.tr("No episode yet."))
         self.update()
 
+    def set_waiting(self, words: str) -> None:
+        """What stands here while there is no episode to show."""
+        self.waiting = words
+        if self.view is None:
+            self.setAccessibleDescription(f"{words}.")
+        self.update()
+
     def _support_columns(self) -> int:
         return max((len(row) for row in self._support), default=1)
 
@@ -82,7 +91,7 @@ class Gallery(QWidget):
         p.setPen(QColor(t.secondary))
         if self.view is None:
             p.setFont(theme.font("body"))
-            p.drawText(self.rect(), Qt.AlignmentFlag.AlignCenter, self.tr("The episode in training appears here"))
+            p.drawText(self.rect(), Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap, self.waiting)
             return
         classes, queries = self._shown()
         left = self._queries_left()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from workbench.core.context import Context, Metric
 from workbench.core.values import TrainRequest, TrainResult
 from workbench.services.requests import Catalogue
+from workbench.ui.rooms.train.phases import phase_in
 from workbench.ui.rooms.train.rows import RunRow, interval_words, time_words
 from workbench.ui.rooms.train.setup import Setup, count
 
@@ -36,6 +37,10 @@ class Curves:
         found = [(m.step, m.value) for m in self.metrics if m.name == name]
         found = found[:: max(1, len(found) // _MOST)]
         return [float(s) for s, _v in found], [v for _s, v in found]
+
+    def begins(self) -> list[float]:
+        """Steps at which a phase began."""
+        return [phase.begins for phase in map(phase_in, self.metrics) if phase is not None]
 
 
 def read_curves(run: str, folder: Path, _ctx: Context) -> Curves:

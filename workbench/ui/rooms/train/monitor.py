@@ -15,6 +15,7 @@ from workbench.core.values import EpisodeView, Validation
 from workbench.ui.rooms.train.gallery import Gallery
 from workbench.ui.rooms.train.history import Curves
 from workbench.ui.rooms.train.pace import Pace, end_words, left_words, speed_words
+from workbench.ui.rooms.train.phases import EPISODES, RunPhase, phase_in
 from workbench.ui.rooms.train.rows import RunRow, interval_words
 from workbench.ui.rooms.train.runs_table import RunsTable
 from workbench.ui.widgets.controls import Segmented, button, label
@@ -201,11 +202,12 @@ class Monitor(QWidget):
             figure.set("–", "", "disabled")
         self.figure_accuracy.set("–", self.tr("not measured yet"), "disabled")
         self.show_episode(None)
+        self.gallery.set_waiting(EPISODES)
 
     def set_chance(self, chance: float | None) -> None:
-        """The accuracy of guessing, 1 over the ways."""
+        """The accuracy of guessing in an episode, 1 over the ways; ``None`` where they differ from one to the next."""
         self._chance = chance
-        if self.accuracy is not None and chance is not None:
+        if self.accuracy is not None:
             self.accuracy.set_reference(chance, self.tr("chance"))
 
     def set_running(self, *, running: bool) -> None:
@@ -235,12 +237,23 @@ class Monitor(QWidget):
             return
         plots = {"loss": self.loss, "accuracy": self.accuracy}
         for metric in metrics:
+            phase = phase_in(metric)
+            if phase is not None:
+                self._begin(phase, tuple(plots.values()))
             part, _, name = metric.name.partition("/")
             plot = plots.get(name)
             if plot is not None and part in _LIVE:
                 plot.append(part, metric.step, metric.value, metric.low, metric.high)
         self.loss.refresh()
         self._second.start()
+
+    def _begin(self, phase: RunPhase, plots: Sequence[CurvePlot]) -> None:
+        """Training goes on with something else; validation asks the same episodes throughout."""
+        for plot in plots:
+            plot.begin_phase(phase.begins, ("train",), referenced=phase.by_chance)
+        if phase.words != EPISODES:
+            self.show_episode(None)
+        self.gallery.set_waiting(phase.words)
 
     def _draw_accuracy(self) -> None:
         if self.accuracy is not None:
@@ -316,10 +329,12 @@ class Monitor(QWidget):
         name = ", ".join(part for part in (row.algorithm.split(" ")[0], row.day) if part)
         for plot, kind in ((self.loss, "loss"), (self.accuracy, "accuracy")):
             x, y = curves.points(f"validation/{kind}")
+            begins: list[float] = []
             if len(x) < 2:
                 x, y = curves.points(f"train/{kind}")
+                begins = curves.begins()
             if x:
-                plot.add_overlay(run, name, _FIRST_HUE + slot, slot, x, y)
+                plot.add_overlay(run, name, _FIRST_HUE + slot, slot, x, y, begins)
 
     # ---- view ------------------------------------------------------------------------------------
     def _set_scale(self, key: str) -> None:
