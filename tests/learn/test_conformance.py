@@ -15,7 +15,12 @@ from workbench.learn.algorithms.protonet import ProtoNet
 from workbench.learn.algorithms.reptile import Reptile
 from workbench.learn.protocol import Adapted, Setting, State, StepResult, Support, generator
 
-ALL = [case for key in registry.algorithms() for case in cases.of(key)]
+ALL = [
+    # what a case has trained serves all its properties, so they are run by one process
+    pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(case.name))
+    for key in registry.algorithms()
+    for case in cases.of(key)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +32,7 @@ def _one_thread():
 
 
 @pytest.mark.parametrize("prop", conformance.PROPERTIES, ids=lambda p: p.__name__)
-@pytest.mark.parametrize("case", ALL, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", ALL)
 def test_property(case, prop):
     prop(case)
 
