@@ -24,19 +24,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, registry
+from workbench.learn import forms, functional, heads, inner, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -49,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @registry.register
-class BOIL:
+class BOIL(forms.WholeNetwork):
     """MAML with an inner loop of the trunk alone; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -88,12 +86,7 @@ class BOIL:
             4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
@@ -125,10 +118,6 @@ class BOIL:
         logits = inner.query_logits(self.network, theta, given, episode.query_x)
         return inner.TaskLoss(F.cross_entropy(logits, episode.query_y), logits, first)
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     def adapt(
         self,
         s: State,
@@ -151,29 +140,6 @@ class BOIL:
             ctx=ctx,
         )
         return inner.followed(self.network, path, x, support.ways, self.p.test_steps, on_step)
-
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]`` of the adapted network."""
-        return F.linear(self.embed(s, a, x), a.tensors["head.weight"], a.tensors["head.bias"])
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - all is in the adapted network
-        """``[B, D]`` features of the adapted network."""
-        return functional.call(self.network, functional.under(a.tensors), {}, x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """Adapting changes the trunk: no features can be kept."""
-        return
-
-    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
-        """The linear layer that the features were moved towards."""
-        return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The adapted network with the support's statistics frozen in."""
-        trunk = functional.frozen(self.network, functional.under(a.tensors))
-        return Deployed(trunk, self.head(s, a))
 
     def _rates(self, start: Tensors) -> dict[str, float]:
         """Which parameters are adapted: the trunk's."""

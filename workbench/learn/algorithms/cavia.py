@@ -34,16 +34,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, norm, registry
+from workbench.learn import forms, functional, heads, inner, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
     Setting,
@@ -64,7 +63,7 @@ MATRIX = "film"
 
 
 @registry.register
-class CAVIA:
+class CAVIA(forms.WholeNetwork):
     """A context vector is all that adapts; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -106,12 +105,10 @@ class CAVIA:
             4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
         )
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+        super().__init__(p, setting)
         layers = {path: len(m.weight) for path, m in self.network.named_modules() if isinstance(m, norm.Norm2d)}
         self.layer, self.channels = list(layers.items())[math.ceil(3 * len(layers) / 4) - 1]
 
@@ -164,10 +161,6 @@ class CAVIA:
             f"{layer}.bias": learned[f"{layer}.bias"] + delta,
         }
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     def adapt(
         self,
         s: State,
@@ -195,29 +188,6 @@ class CAVIA:
             ctx=ctx,
         )
         return inner.followed(self.network, map(network_in, path), x, support.ways, self.p.test_steps, on_step)
-
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]`` of the network in its context."""
-        return F.linear(self.embed(s, a, x), a.tensors["head.weight"], a.tensors["head.bias"])
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - all is in the adapted network
-        """``[B, D]`` features of the network in its context."""
-        return functional.call(self.network, functional.under(a.tensors), {}, x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """The context changes the features: none can be kept."""
-        return
-
-    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
-        """The classifier in its context."""
-        return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The network with the context baked into its layer and the support's statistics frozen in."""
-        trunk = functional.frozen(self.network, functional.under(a.tensors))
-        return Deployed(trunk, self.head(s, a))
 
     def _start(self, learned: Tensors) -> Tensors:
         """The context of a new task: zero. A leaf of its own, so that it can take steps without ``theta``."""

@@ -40,20 +40,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import coordinates, functional, heads, inner, registry
+from workbench.learn import coordinates, forms, functional, heads, inner, registry
 from workbench.learn.coordinates import Memory
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -72,7 +70,7 @@ SPREAD = 0.01
 
 
 @registry.register
-class LSTMMetaLearner:
+class LSTMMetaLearner(forms.WholeNetwork):
     """Descent whose step size and decay are the gates of an LSTM; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -124,12 +122,7 @@ class LSTMMetaLearner:
             """As many as in training: what the gates do after them nobody has taught."""
             return self.inner_steps
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
@@ -166,10 +159,6 @@ class LSTMMetaLearner:
         logits = inner.query_logits(self.network, theta, given, episode.query_x)
         return inner.TaskLoss(F.cross_entropy(logits, episode.query_y), logits, first)
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     def adapt(
         self,
         s: State,
@@ -195,29 +184,6 @@ class LSTMMetaLearner:
             graph=False,
         )
         return inner.followed(self.network, path, x, support.ways, self.p.inner_steps, on_step)
-
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]`` of the adapted network."""
-        return F.linear(self.embed(s, a, x), a.tensors["head.weight"], a.tensors["head.bias"])
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - all is in the adapted network
-        """``[B, D]`` features of the adapted network."""
-        return functional.call(self.network, functional.under(a.tensors), {}, x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """Adapting changes every weight: no features can be kept."""
-        return
-
-    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
-        """The adapted linear layer."""
-        return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The adapted network with the support's statistics frozen in; the cell stays behind."""
-        trunk = functional.frozen(self.network, functional.under(a.tensors))
-        return Deployed(trunk, self.head(s, a))
 
 
 # ---- the cell --------------------------------------------------------------------------------------------------------

@@ -31,16 +31,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, norm, registry
+from workbench.learn import forms, functional, heads, inner, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
     Setting,
@@ -64,7 +63,7 @@ STEPS = "steps."
 
 
 @registry.register
-class MAMLPlusPlus:
+class MAMLPlusPlus(forms.WholeNetwork):
     """MAML with six tricks for a stable training; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -121,12 +120,10 @@ class MAMLPlusPlus:
         bnwb: bool = param(True, title="Batch-norm weights per step", help="A learnt offset of each for each step.")
         ca: bool = param(True, title="Cosine annealing", help="The outer learning rate falls to 0 over the run.")
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+        super().__init__(p, setting)
         self.norms = [path for path, part in self.network.named_modules() if isinstance(part, norm.Norm2d)]
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
@@ -204,10 +201,6 @@ class MAMLPlusPlus:
                 total = total + weights[j - 1] * F.cross_entropy(logits, episode.query_y)
         return inner.TaskLoss(total, logits, first), statistics
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     def adapt(
         self,
         s: State,
@@ -248,29 +241,6 @@ class MAMLPlusPlus:
             if on_step is not None:
                 on_step(j, adapted)
         return adapted
-
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]`` of the adapted network."""
-        return F.linear(self.embed(s, a, x), a.tensors["head.weight"], a.tensors["head.bias"])
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - all is in the adapted network
-        """``[B, D]`` features of the adapted network."""
-        return functional.call(self.network, functional.under(a.tensors), {}, x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """Adapting changes every weight: no features can be kept."""
-        return
-
-    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
-        """The adapted linear layer."""
-        return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The adapted network with its last step's statistics frozen in."""
-        trunk = functional.frozen(self.network, functional.under(a.tensors))
-        return Deployed(trunk, self.head(s, a))
 
     def _descent(
         self,

@@ -37,19 +37,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, registry, supervised
+from workbench.learn import forms, functional, heads, inner, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -68,7 +66,7 @@ PRETRAINING = "pretraining"
 
 
 @registry.register
-class MetaSGD:
+class MetaSGD(forms.WholeNetwork):
     """One step with a learnt step size for every parameter; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -131,12 +129,7 @@ class MetaSGD:
             4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """Episodes; before them a supervised phase where the trunk is to be pretrained and comes without weights."""
@@ -242,29 +235,6 @@ class MetaSGD:
             ctx=ctx,
         )
         return inner.followed(self.network, path, x, support.ways, self.p.test_steps, on_step)
-
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]`` of the adapted network."""
-        return F.linear(self.embed(s, a, x), a.tensors["head.weight"], a.tensors["head.bias"])
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - all is in the adapted network
-        """``[B, D]`` features of the adapted network."""
-        return functional.call(self.network, functional.under(a.tensors), {}, x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """Adapting changes every weight: no features can be kept."""
-        return
-
-    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
-        """The adapted linear layer."""
-        return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The adapted network with the support's statistics frozen in."""
-        trunk = functional.frozen(self.network, functional.under(a.tensors))
-        return Deployed(trunk, self.head(s, a))
 
 
 def step_sizes(learned: Tensors) -> Tensors:

@@ -33,19 +33,17 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, norm, registry
+from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -65,7 +63,7 @@ COUNT = "count"
 
 
 @registry.register
-class Reptile:
+class Reptile(forms.WholeNetwork):
     """Moves the initialisation towards what training on each task gives; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -102,12 +100,7 @@ class Reptile:
         )
         tasks: int = param(5, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes; the step is taken as it is given, ``step`` lets it fall."""
@@ -153,10 +146,6 @@ class Reptile:
         grads = pseudo_gradient(detach(s.learned), ends, eps)
         return StepResult(grads=grads, memory=memory, metrics=metrics, correct=correct)
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     def adapt(
         self,
         s: State,
@@ -175,28 +164,6 @@ class Reptile:
                 if on_step is not None:
                     on_step(j, adapted)
         return adapted
-
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - all is in the adapted network
-        """``[B, N]`` of the adapted network."""
-        return self._logits(a.tensors, x)
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - all is in the adapted network
-        """``[B, D]`` features of the adapted network."""
-        return functional.call(self.network, functional.under(a.tensors), {}, x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """Adapting changes every weight: no features can be kept."""
-        return
-
-    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
-        """The adapted linear layer."""
-        return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The adapted network with the support's statistics frozen in."""
-        trunk = functional.frozen(self.network, functional.under(a.tensors))
-        return Deployed(trunk, self.head(s, a))
 
     def _fit(self, s: State, x: Tensor, y: Tensor, ways: int, rows: Sequence[Tensor], ctx: Context) -> Iterator[_Fit]:
         """The task's network before the first inner step and after each one; ``rows`` are the minibatches."""
