@@ -555,6 +555,25 @@ def test_each_phase_is_seen_for_what_it_is(room: TrainRoom) -> None:
     monitor._second.stop()
 
 
+def test_a_learned_optimiser_is_drawn_beside_tuned_ones(room: TrainRoom) -> None:
+    monitor = room.monitor
+    monitor.clear()
+    plain = set(monitor.loss.curves)
+    monitor.take([Metric("train/loss", 1, 1.5, 1.0), Metric("train/accuracy", 1, 0.4, 1.0)])
+    assert set(monitor.loss.curves) == plain, "other methods have no such curves"
+    for n in range(10, 60, 10):
+        names = ("loss", "examples_learned", "examples_adam", "examples_sgd")
+        monitor.take([Metric(f"train/{name}", n, 1.0 / n + at, n) for at, name in enumerate(names)])
+    assert [list(monitor.loss.curves[f"examples_{o}"].series.y) for o in ("learned", "adam", "sgd")] == [
+        [1.0 / n + at for n in range(10, 60, 10)] for at in (1, 2, 3)
+    ]
+    assert "examples, Adam 2." in monitor.loss.summary()
+    assert not set(monitor.accuracy.curves) - plain
+    monitor.clear()
+    assert set(monitor.loss.curves) == plain
+    monitor._second.stop()
+
+
 def test_an_earlier_run_of_two_phases_is_cut_between_them(room: TrainRoom) -> None:
     metrics = [Metric("phase/batches/pretraining", 0, 1.0, 0.0)]
     metrics += [Metric("train/loss", n, 6.0, n) for n in range(1, 11)]

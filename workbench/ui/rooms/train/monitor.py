@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 SMOOTHINGS = (0.0, 0.5, 0.9, 0.97)
 _LIVE = {"train": ("meta-train", 0), "validation": ("validation", 1)}
+_BESIDE = {
+    "examples_learned": ("examples, learned", 5),
+    "examples_adam": ("examples, Adam", 6),
+    "examples_sgd": ("examples, SGD", 7),
+}
+"""What a learned optimiser logs besides: the examples' loss after its steps, and after tuned ones of others."""
 _FIRST_HUE = 2
 MOST_OVERLAYS = 6
 
@@ -195,6 +201,8 @@ class Monitor(QWidget):
         self._kept = []
         for plot in (self.loss, self.accuracy):
             if plot is not None:
+                for key in _BESIDE:
+                    plot.remove(key)
                 plot.clear_live()
                 plot.set_expected(None)
         for figure in self.figures:
@@ -241,11 +249,20 @@ class Monitor(QWidget):
             if phase is not None:
                 self._begin(phase, tuple(plots.values()))
             part, _, name = metric.name.partition("/")
+            if part == "train" and name in _BESIDE:
+                self._append_beside(self.loss, name, metric)
             plot = plots.get(name)
             if plot is not None and part in _LIVE:
                 plot.append(part, metric.step, metric.value, metric.low, metric.high)
         self.loss.refresh()
         self._second.start()
+
+    def _append_beside(self, plot: CurvePlot, name: str, metric: Metric) -> None:
+        """A curve that few methods have: it is made with its first number."""
+        if name not in plot.curves:
+            title, hue = _BESIDE[name]
+            plot.add_live(name, title, hue, smoothed=True)
+        plot.append(name, metric.step, metric.value)
 
     def _begin(self, phase: RunPhase, plots: Sequence[CurvePlot]) -> None:
         """Training goes on with something else; validation asks the same episodes throughout."""
