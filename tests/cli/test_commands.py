@@ -390,3 +390,23 @@ def test_a_mistyped_command_makes_no_project(
     assert stopped.value.code == 2
     assert "'bogus'" in json.loads(capsys.readouterr().out)["error"]
     assert not list(tmp_path.iterdir())
+
+
+def test_adapt_takes_the_pictures_that_are_to_be_predicted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "home"))
+    where = ["--project", str(tmp_path / "project")]
+    asked = [*TRAIN, *where, "--name", "together", "--set", "test_steps=5", "--set", "batch=8"]
+    asked[asked.index("protonet")] = "tim"
+    assert main(asked) == 0
+    adapting = ["adapt", "together", str(TEACH / "support"), "--out", str(tmp_path / "m"), *where]
+    code, alone = run(capsys, *adapting)
+    assert (code, alone["unlabelled"]) == (0, 0)
+    assert "examples alone" in alone["note"]
+    code, done = run(capsys, *adapting, "--unlabelled", str(TEACH / "query"))
+    assert code == 0
+    assert done["unlabelled"] == sum(p.is_file() for p in (TEACH / "query").rglob("*"))
+    assert main([*adapting, "--unlabelled", str(TEACH / "query")]) == 0
+    assert "helped to place the classes. The model is fixed now" in capsys.readouterr().out
+    assert main([*adapting, "--unlabelled", str(tmp_path / "nowhere")]) == 1

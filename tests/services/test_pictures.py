@@ -67,5 +67,8 @@ def test_what_a_person_must_know_of_a_method() -> None:
         "It draws at random, in the same way each time.",
     )
     assert "all queries together" in method_words(frozenset({"any-way", "transductive"}), 5)[0]
+    (alone,) = method_words(frozenset({"any-way", "transductive"}), 5, together=False)
+    assert "examples alone" in alone
+    assert method_words(frozenset({"any-way"}), 5, together=False) == ()
     assert method_words(frozenset({"any-way"}), 5, exactly=True) == ("It accepts exactly 5 classes.",)
     assert method_words(frozenset(), None) == ()

@@ -11,8 +11,9 @@ from PySide6.QtTest import QTest
 
 from tests.ui import test_teach_room as base
 from tests.ui.test_teach_room import fill, ref, settle
-from workbench.core.teach import NONE, AddQueries, Choose, TeachTask
+from workbench.core.teach import NONE, AddQueries, Choose, RemoveQueries, TeachTask
 from workbench.core.values import ClassId, ImageRef, Neighbour, Prediction, TaskClass
+from workbench.services import jobs
 from workbench.services.teach import TeachRequest
 from workbench.ui.rooms.teach.query_rows import ROW
 from workbench.ui.rooms.teach.view import Answer, Shown, answers_of, natural, ordered, to_check
@@ -333,3 +334,20 @@ def test_only_an_example_that_stands_out_is_to_be_checked(losses, odd) -> None:
     result = type("R", (), {"influence": losses})()
     flat = [i.sha256 for c in classes for i in c.images]
     assert set(to_check(Shown(TeachRequest(1, classes, ()), result))) == {flat[k] for k in odd}
+
+
+def test_where_the_queries_are_used_together_one_less_is_asked_anew(room, qtbot, fake, monkeypatch) -> None:
+    """Otherwise the answers that stay would be those that the removed picture had a part in."""
+    start(room, qtbot)
+    first, second = order(room)[:2]
+    asked = len(fake.requests)
+    room.state.edit(RemoveQueries((first,)))
+    assert not room.predictor.stale, "answers of a method that treats each alone stay right"
+    monkeypatch.setattr(jobs, "teach", lambda *a: replace(fake(*a), together=True))
+    room.state.edit(AddQueries((ref(77),)))
+    settle(room, qtbot)
+    room.state.edit(RemoveQueries((second,)))
+    assert room.predictor.stale
+    settle(room, qtbot)
+    assert len(fake.requests) == asked + 2
+    assert second not in {q.sha256 for q in fake.requests[-1].queries}

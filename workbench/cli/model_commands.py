@@ -18,7 +18,15 @@ from workbench.services.requests import AdaptRequest, Applied, ApplyRequest, Exp
 def adapt(arguments: argparse.Namespace, ctx: Context) -> int:
     """Adapt to a folder."""
     value = jobs.adapt(
-        AdaptRequest(arguments.entry, arguments.support, str(arguments.out), arguments.seed), arguments.project, ctx
+        AdaptRequest(
+            arguments.entry,
+            arguments.support,
+            str(arguments.out),
+            arguments.seed,
+            unlabelled=tuple(arguments.unlabelled),
+        ),
+        arguments.project,
+        ctx,
     )
 
     def lines(v: dict[str, Any]) -> Iterable[str]:
@@ -33,6 +41,8 @@ def adapt(arguments: argparse.Namespace, ctx: Context) -> int:
             yield f"estimated accuracy {e['accuracy']:.2f} ({e['low']:.2f}-{e['high']:.2f}), {e['how']}"
         else:
             yield "accuracy cannot be estimated yet: give each class a second example"
+        if v["note"]:
+            yield v["note"]
         for p in v["problems"]:
             yield f"{p['severity']}: {p['path']}: {p['reason']}"
 

@@ -202,6 +202,13 @@ def build() -> argparse.ArgumentParser:
     adapt.add_argument("support", metavar="SUPPORT_FOLDER")
     adapt.add_argument("--out", type=Path, required=True, metavar="MODEL")
     adapt.add_argument("--seed", type=whole, default=0)
+    adapt.add_argument(
+        "--unlabelled",
+        nargs="+",
+        default=[],
+        metavar="IMAGE|FOLDER",
+        help="the pictures that are to be predicted; a transductive method looks at all of them together",
+    )
     predict = add("predict", "predict pictures or folders with a model")
     predict.add_argument("model", metavar="MODEL")
     predict.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")

@@ -194,6 +194,7 @@ def held_out(
     ctx: Context,
     folds: int | None = None,
     same: Sequence[object] | None = None,
+    unlabelled: Tensor | None = None,
 ) -> HeldOut:
     """Ask about every support example in an adaptation that did not see it.
 
@@ -206,6 +207,8 @@ def held_out(
             out on its own. A class with one example keeps it, so no class ever disappears.
         same: per example, what identifies the picture; a copy of what is left out is left out with it (unless it is the
             last one of its class), since it would give the answer away.
+        unlabelled: what a transductive algorithm adapts with, pictures or features as in ``support``. What is left out
+            joins them, as a picture that is to be predicted would; ``None``: all adapt from the examples alone.
     """
     gradient = "gradient-based" in algorithm.info.tags
     rows, logits, before = [], [], []
@@ -226,7 +229,11 @@ def held_out(
             if j == 0:
                 before.append(ask(adapted))
 
-        logits.append(ask(algorithm.adapt(state, part, ctx, on_step=first if gradient else None)))
+        more = None
+        if unlabelled is not None:
+            gone = (support.x if support.features is None else support.features)[out]
+            more = torch.cat([gone, unlabelled])
+        logits.append(ask(algorithm.adapt(state, part, ctx, unlabelled=more, on_step=first if gradient else None)))
         rows.append(torch.tensor(out, device=support.y.device))
     if not logits:
         return HeldOut(support.y.new_zeros(0), support.x.new_zeros((0, support.ways)), None)

@@ -15,9 +15,10 @@ from workbench.data.scan import scan
 from workbench.project.library import Library
 from workbench.services import knowledge as known
 from workbench.services import models
+from workbench.services.predict import gather
 from workbench.services.requests import AdaptRequest
 from workbench.services.survey import knowledge_of
-from workbench.services.teach import TeachRequest
+from workbench.services.teach import TeachRequest, fixed_words, used_together
 from workbench.services.teaching import adapt_to
 from workbench.transfer.represent import similarity
 
@@ -39,15 +40,24 @@ def adapt(request: AdaptRequest, project: Path, ctx: Context) -> dict[str, Any]:
     name = models.name_of(Path(request.out))
     task, problems = one_task(request.support, ctx)
     classes, copies = _without_copies(task.classes)
-    made = _adapt(classes, choice, project, Path(request.out), name, request.seed, (), begun, ctx, named)
-    listed = [{"path": p.path, "reason": p.reason, "severity": p.severity} for p in (*problems, *copies)]
+    more = gather(request.unlabelled, ctx)
+    if request.unlabelled and not more.images:
+        raise WorkbenchError(
+            "Nothing was adapted",
+            f"{display(request.unlabelled[0])} holds no picture that can be read",
+            "Give a folder of the pictures that are to be predicted",
+        )
+    made = _adapt(classes, choice, project, Path(request.out), name, request.seed, (), begun, ctx, named, more.images)
+    every = (*problems, *copies, *more.problems)
+    listed = [{"path": p.path, "reason": p.reason, "severity": p.severity} for p in every]
     return made | {"problems": listed + made["problems"]}
 
 
 def save_taught(request: TeachRequest, project: Path, out: Path, ctx: Context) -> Path:
     """Write what the Teach room shows as a model folder."""
-    name = models.name_of(out)
-    _adapt(request.classes, request.choice, project, out, name, request.seed, request.queries, time.monotonic(), ctx)
+    name, begun = models.name_of(out), time.monotonic()
+    asked, together = request.queries, used_together(request)
+    _adapt(request.classes, request.choice, project, out, name, request.seed, asked, begun, ctx, None, together)
     return out
 
 
@@ -62,12 +72,15 @@ def _adapt(
     begun: float,
     ctx: Context,
     named: tuple[KnowledgeEntry, Path] | None = None,
+    unlabelled: tuple[ImageRef, ...] = (),
 ) -> dict[str, Any]:
-    taught = adapt_to(classes, project, choice, known.feature_cache(), ctx, every_step=False, named=named)
+    cache = known.feature_cache()
+    taught = adapt_to(classes, project, choice, cache, ctx, every_step=False, named=named, unlabelled=unlabelled)
     estimate = taught.estimate()
     path = models.write(taught, classes, estimate, name, seed, out, ctx)
     models.remember_pictures(project, path, tuple(i for c in classes for i in c.images) + queries)
     chosen = next(c for c in taught.candidates if c.chosen)
+    knowledge, used = taught.seen.knowledge, 0 if taught.seen.unlabelled is None else len(taught.seen.unlabelled)
     return {
         "model": str(path),
         "classes": [c.name for c in classes],
@@ -84,6 +97,8 @@ def _adapt(
         "estimate": None
         if estimate is None
         else {"accuracy": estimate.accuracy, "low": estimate.low, "high": estimate.high, "how": estimate.how},
+        "unlabelled": used,
+        "note": fixed_words(knowledge.name, transductive=knowledge.transductive, used=used, given=len(unlabelled)),
         "seconds": time.monotonic() - begun,
         "problems": [{"path": p.path, "reason": p.reason, "severity": p.severity} for p in taught.problems],
     }

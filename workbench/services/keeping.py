@@ -94,7 +94,8 @@ def calibration(prepared: Prepared, request: TrainRequest, state: State, seed: i
     """Temperature and the library-wide "none of these" figures, fitted on validation episodes.
 
     The episodes have one to five shots (or as many as in training) and at most ten ways, as taught tasks have. As many
-    are drawn as the size of the pictures allows in some seconds; a stop is heeded after half a second.
+    are drawn as the size of the pictures allows in some seconds; a stop is heeded after half a second. A transductive
+    method is given an episode's queries as pictures without labels, as in the evaluation and when chosen by hand.
     """
     algorithm = prepared.algorithm
     sampler = calibration_sampler(prepared, request)
@@ -103,7 +104,7 @@ def calibration(prepared: Prepared, request: TrainRequest, state: State, seed: i
         wanted = max(_FEWEST_EPISODES, wanted // 5)
     gen = generator(seed)
     found = Calibration()
-    trunk = algorithm.trunk(state)
+    trunk, together = algorithm.trunk(state), "transductive" in algorithm.info.tags
     unstoppable = Context(seed=ctx.seed)
     begun = time.monotonic()
     while len(found) < wanted:
@@ -111,12 +112,13 @@ def calibration(prepared: Prepared, request: TrainRequest, state: State, seed: i
             break
         e = sampler.draw(gen)
         s = None if trunk is None else _features(trunk, e.support_x)
-        adapted = algorithm.adapt(state, Support(e.support_x, e.support_y, e.ways, s), unstoppable)
-        if s is None or trunk is None:
+        q = None if trunk is None else _features(trunk, e.query_x)
+        unlabelled = (e.query_x if q is None else q) if together else None
+        support = Support(e.support_x, e.support_y, e.ways, s)
+        adapted = algorithm.adapt(state, support, unstoppable, unlabelled=unlabelled)
+        if s is None or q is None:
             trunk_here = algorithm.deploy(state, adapted).trunk
             s, q = _features(trunk_here, e.support_x), _features(trunk_here, e.query_x)
-        else:
-            q = _features(trunk, e.query_x)
         with torch.no_grad():
             found.add(algorithm.head(state, adapted)(q), q, e.query_y, s, e.support_y, e.ways)
         ctx.progress(len(found), wanted, "calibration episodes")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.context import Context
-from workbench.core.errors import StorageError
+from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.paths import cache_home, display
 from workbench.core.threads import at_thread_end
 from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Preprocess
@@ -79,6 +79,11 @@ class Knowledge:
     def cacheable(self) -> bool:
         """Whether features do not depend on the support set."""
         return "cacheable" in self.algorithm.info.tags
+
+    @property
+    def transductive(self) -> bool:
+        """Whether pictures without labels, which are to be predicted together, help it to adapt."""
+        return "transductive" in self.algorithm.info.tags
 
     @property
     def figures(self) -> Mapping[str, float]:
@@ -236,6 +241,29 @@ def support_of(
         f = embed(knowledge, images, cache, ctx)
         return Support(f, y, len(classes), f)
     return Support(to_tensor(images, knowledge.preprocess), y, len(classes))
+
+
+def unlabelled_of(
+    knowledge: Knowledge, images: tuple[ImageRef, ...], cache: FeatureCache, ctx: Context
+) -> Tensor | None:
+    """Pictures without labels as ``Algorithm.adapt`` takes them, those that cannot be read left out; ``None``: none."""
+
+    def seen(some: tuple[ImageRef, ...]) -> Tensor:
+        if knowledge.cacheable:
+            return embed(knowledge, some, cache, ctx)
+        return to_tensor(some, knowledge.preprocess)
+
+    if not images:
+        return None
+    try:
+        return seen(images)
+    except WorkbenchError:
+        parts = []
+        for image in images:
+            ctx.check()
+            with contextlib.suppress(WorkbenchError):  # whoever asks about it is told why
+                parts.append(seen((image,)))
+        return torch.cat(parts) if parts else None
 
 
 def embedding_of(knowledge: Knowledge, support: Support, ctx: Context) -> Tensor:

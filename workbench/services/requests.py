@@ -131,13 +131,17 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class AdaptRequest:
-    """Adapt knowledge to a folder of class folders and write the model to ``out``."""
+    """Adapt knowledge to a folder of class folders and write the model to ``out``.
+
+    ``unlabelled`` names files and folders of pictures that a transductive method may adapt with, together.
+    """
 
     choice: str
     support: str
     out: str
     seed: int = 0
     device: str = "cpu"
+    unlabelled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.threads import at_thread_end
-from workbench.core.values import Estimate, KnowledgeEntry, Problem, TaskClass
+from workbench.core.values import Estimate, ImageRef, KnowledgeEntry, Problem, TaskClass
 from workbench.learn.calibrate import HeldOut, fit_temperature, held_out
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Support
@@ -51,6 +51,7 @@ class Seen:
         left_out: its answers to examples it was not shown.
         temperature: fitted on those, held near the entry's own.
         losses: log-loss of each of those, nats ``[M]``.
+        unlabelled: pictures without labels that help it to adapt, as its inputs or features; ``None``: none do.
     """
 
     knowledge: Knowledge
@@ -61,6 +62,7 @@ class Seen:
     left_out: HeldOut
     temperature: float
     losses: Tensor
+    unlabelled: Tensor | None = None
 
     @property
     def gradient_based(self) -> bool:
@@ -147,6 +149,7 @@ def survey(
     cache: FeatureCache,
     ctx: Context,
     named: tuple[KnowledgeEntry, Path] | None = None,
+    unlabelled: tuple[ImageRef, ...] = (),
 ) -> Survey:
     """What every known entry, and the branch that transfers nothing (last), makes of the examples.
 
@@ -160,6 +163,7 @@ def survey(
         cache: of features.
         ctx: of the job.
         named: a chosen entry and its folder, which need not lie in the library.
+        unlabelled: pictures that a transductive method adapts with, if it is the chosen entry or nothing was chosen.
 
     Raises:
         WorkbenchError: the chosen entry cannot be used, or an example cannot be read.
@@ -169,7 +173,8 @@ def survey(
     for knowledge in everything:
         ctx.check()
         try:
-            looked.append(_look(knowledge, classes, cache, ctx))
+            used = unlabelled if knowledge.transductive and choice in {"auto", knowledge.id} else ()
+            looked.append(_look(knowledge, classes, used, cache, ctx))
         except _UnfitError as unfit:
             if choice == knowledge.id:
                 raise unfit.error from None
@@ -177,7 +182,9 @@ def survey(
     slow = sorted((s for s in looked if s.gradient_based), key=lambda s: -s.likeness)
     tried = {id(s) for s in slow[:_SLOW_TRIED]}
     seen = [
-        s if s.gradient_based and id(s) not in tried and choice != s.knowledge.id else _tried(s, classes, ctx)
+        s
+        if s.gradient_based and id(s) not in tried and choice != s.knowledge.id
+        else _tried(s, classes, unlabelled, ctx)
         for s in looked
     ]
     return Survey(seen, tuple(problems))
@@ -215,9 +222,12 @@ def common_examples(seen: Sequence[Seen]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*sets))) if sets else ()
 
 
-def _key(knowledge: Knowledge, classes: tuple[TaskClass, ...], what: str) -> tuple[object, ...]:
+def _key(
+    knowledge: Knowledge, classes: tuple[TaskClass, ...], used: tuple[ImageRef, ...], what: str
+) -> tuple[object, ...]:
     hashes = tuple(tuple(i.sha256 for i in c.images) for c in classes)
-    return what, knowledge.id, knowledge.digest, knowledge.preprocess.digest, hashes
+    together = tuple(sorted(i.sha256 for i in used))
+    return what, knowledge.id, knowledge.digest, knowledge.preprocess.digest, hashes, together
 
 
 def _recall(key: tuple[object, ...], knowledge: Knowledge) -> Seen | None:
@@ -233,13 +243,24 @@ def _remember(key: tuple[object, ...], seen: Seen) -> Seen:
     looks = _remembered.looks
     looks[key] = seen
     looks.move_to_end(key)
-    while len(looks) > 1 and sum(s.support.x.nbytes + s.embedding.nbytes for s in looks.values()) > _REMEMBERED:
+    while len(looks) > 1 and sum(_bytes(s) for s in looks.values()) > _REMEMBERED:
         looks.popitem(last=False)
     return seen
 
 
-def _look(knowledge: Knowledge, classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context) -> Seen:
-    key = _key(knowledge, classes, "looked")
+def _bytes(seen: Seen) -> int:
+    tensors = (seen.support.x, seen.embedding, seen.unlabelled)
+    return sum(t.nbytes for t in tensors if t is not None)
+
+
+def _look(
+    knowledge: Knowledge,
+    classes: tuple[TaskClass, ...],
+    used: tuple[ImageRef, ...],
+    cache: FeatureCache,
+    ctx: Context,
+) -> Seen:
+    key = _key(knowledge, classes, used, "looked")
     before = _recall(key, knowledge)
     if before is not None:
         return before
@@ -253,18 +274,19 @@ def _look(knowledge: Knowledge, classes: tuple[TaskClass, ...], cache: FeatureCa
     likeness = tuple((name, similarity(task, source)) for name, source in knowledge.sources)
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
     start = knowledge.figures["temperature"]
-    return _remember(key, Seen(knowledge, support, embedding, task, likeness, nothing, start, embedding.new_zeros(0)))
+    no_losses, unlabelled = embedding.new_zeros(0), known.unlabelled_of(knowledge, used, cache, ctx)
+    return _remember(key, Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled))
 
 
-def _tried(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context) -> Seen:
-    key = _key(seen.knowledge, classes, "tried")
+def _tried(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRef, ...], ctx: Context) -> Seen:
+    key = _key(seen.knowledge, classes, () if seen.unlabelled is None else unlabelled, "tried")
     before = _recall(key, seen.knowledge)
     if before is not None:
         return before
     k, support = seen.knowledge, seen.support
     folds = _SLOW_FOLDS if seen.gradient_based else _MANY_FOLDS if len(support.y) > _ONE_BY_ONE else None
     pictures = [image.sha256 for c in classes for image in c.images]
-    left_out = held_out(k.algorithm, k.state, support, ctx, folds, pictures)
+    left_out = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
     temperature = seen.temperature
     y = support.y[left_out.rows]
     if len(y):

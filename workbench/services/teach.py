@@ -63,6 +63,7 @@ class TeachResult:
         problems: queries that could not be read (they have no prediction), and knowledge that could not be used.
         method: what a person must know of the chosen method, short sentences; none for most.
         caution: why the answers may be poor although nothing is wrong, a sentence, or "".
+        together: whether the queries helped to adapt, so that each answer depends on all of them.
     """
 
     number: int
@@ -80,15 +81,27 @@ class TeachResult:
     problems: tuple[Problem, ...] = ()
     method: tuple[str, ...] = ()
     caution: str = ""
+    together: bool = False
 
 
-def method_words(tags: frozenset[str], ways: int | None, *, exactly: bool = False) -> tuple[str, ...]:
+def used_together(request: TeachRequest) -> tuple[ImageRef, ...]:
+    """The queries that a transductive method may adapt with: all, where a person chose what is adapted, else none.
+
+    Answers that depend on what else was asked are a person's decision, so the automatic choice never makes it.
+    """
+    return () if request.choice in {"auto", "none"} else request.queries
+
+
+def method_words(
+    tags: frozenset[str], ways: int | None, *, exactly: bool = False, together: bool = True
+) -> tuple[str, ...]:
     """What a person must know of a method, from its tags.
 
     Args:
         tags: of its ``AlgorithmInfo``.
         ways: most classes of its training episodes, ``None`` for an untrained network.
         exactly: its head has a row for each of those classes.
+        together: whether the queries helped it to adapt, where they can.
     """
     words = []
     if exactly and ways is not None:
@@ -97,8 +110,28 @@ def method_words(tags: frozenset[str], ways: int | None, *, exactly: bool = Fals
         words.append(f"It accepts up to {ways} classes.")
     if "order-dependent" in tags:
         words.append("The order of the examples matters.")
-    if "transductive" in tags:
+    if "transductive" in tags and together:
         words.append("It looks at all queries together, so each answer depends on the others.")
+    elif "transductive" in tags:
+        words.append("Queries can help it, once there are some and it is chosen by hand; here it saw examples alone.")
     if "stochastic" in tags:
         words.append("It draws at random, in the same way each time.")
     return tuple(words)
+
+
+def fixed_words(name: str, *, transductive: bool, used: int, given: int) -> str:
+    """What a person must know of a written model that pictures without labels helped to make, or could have; or "".
+
+    Args:
+        name: of the knowledge.
+        transductive: whether such pictures can help it.
+        used: how many of them did.
+        given: how many were offered.
+    """
+    if not transductive:
+        return f"The {given} unlabelled pictures were not used: {name} learns from examples alone." if given else ""
+    if used:
+        told = f"{used} unlabelled picture{'s' if used > 1 else ''} helped to place the classes."
+    else:
+        told = f"{name} learnt from the examples alone, without the pictures that are to be predicted."
+    return f"{told} The model is fixed now: it answers for each picture on its own."

@@ -34,7 +34,7 @@ from workbench.learn.protocol import Adapted, Deployed
 from workbench.services import knowledge as known
 from workbench.services.pictures import caution
 from workbench.services.survey import Seen, Survey, check_classes, common_examples, survey
-from workbench.services.teach import MapPoint, TeachRequest, TeachResult, method_words
+from workbench.services.teach import MapPoint, TeachRequest, TeachResult, method_words, used_together
 from workbench.transfer.map import place
 from workbench.transfer.rank import choose, shots_of
 from workbench.transfer.represent import represent
@@ -102,6 +102,7 @@ def adapt_to(
     *,
     every_step: bool = True,
     named: tuple[KnowledgeEntry, Path] | None = None,
+    unlabelled: tuple[ImageRef, ...] = (),
 ) -> Taught:
     """Choose knowledge for the examples and adapt it.
 
@@ -113,13 +114,14 @@ def adapt_to(
         ctx: of the job.
         every_step: keep the networks of the slider's positions too, not only the last.
         named: a chosen entry that need not lie in the library, and its folder.
+        unlabelled: pictures that a transductive method adapts with, if it is the chosen entry or nothing was chosen.
 
     Raises:
         WorkbenchError: fewer than two classes, an example that cannot be read, or the chosen entry cannot be used.
         JobCancelledError: asked to stop.
     """
     check_classes(classes)
-    found = survey(classes, project, choice, cache, ctx, named)
+    found = survey(classes, project, choice, cache, ctx, named, unlabelled)
     if _last.asked is not None and _last.taught is not None:
         before, steps, had = _last.asked
         # the survey hands out the very same looks as long as nothing changed
@@ -150,7 +152,7 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     ctx.status(f"Adapting {chosen.knowledge.name}")
     algorithm, state = chosen.knowledge.algorithm, chosen.knowledge.state
     slider = _Slider() if chosen.gradient_based and every_step else None
-    adapted = algorithm.adapt(state, chosen.support, ctx, on_step=slider)
+    adapted = algorithm.adapt(state, chosen.support, ctx, unlabelled=chosen.unlabelled, on_step=slider)
     if slider is not None:
         positions = slider.positions(adapted)
         names = tuple("Before" if j == 0 else f"After {j} step{'s' if j > 1 else ''}" for j, _ in positions)
@@ -328,7 +330,8 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
     """
     begun = time.monotonic()
     cache = known.feature_cache()
-    taught = adapt_to(request.classes, project, request.choice, cache, ctx)
+    together = used_together(request)
+    taught = adapt_to(request.classes, project, request.choice, cache, ctx, unlabelled=together)
     chosen = taught.seen
     images = tuple(i for c in request.classes for i in c.images)
     names, networks = taught.names, taught.networks
@@ -360,7 +363,10 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
     )
     entry = chosen.knowledge.entry
     key = known.request_key(
-        [(c.name, [i.sha256 for i in c.images]) for c in request.classes], request.choice, chosen.knowledge.digest
+        [(c.name, [i.sha256 for i in c.images]) for c in request.classes],
+        request.choice,
+        chosen.knowledge.digest,
+        [] if chosen.unlabelled is None else sorted(i.sha256 for i in together),
     )
     return TeachResult(
         number=request.number,
@@ -380,6 +386,8 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
             chosen.knowledge.algorithm.info.tags,
             entry.ways[1] if entry else None,
             exactly=entry is not None and entry.params.get("head") == "textbook",
+            together=chosen.unlabelled is not None,
         ),
         caution=caution(images, entry),
+        together=chosen.unlabelled is not None,
     )

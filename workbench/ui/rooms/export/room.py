@@ -329,6 +329,9 @@ class ExportRoom(Room):
 
 
 def hash_of(state: AppState) -> str:
-    """What an export depends on: classes, examples, labels and the choice of knowledge."""
+    """What an export depends on: classes, examples, labels, choice of knowledge; queries where they helped to adapt."""
     classes = tuple((c.id, c.name, tuple(i.sha256 for i in c.images)) for c in state.teach.support())
-    return hashlib.sha256(repr((classes, state.teach.choice)).encode("utf-8", "surrogatepass")).hexdigest()
+    together = state.result is not None and state.result.together
+    queries = tuple(sorted({i.sha256 for i in state.teach.queries})) if together else ()
+    what = (classes, state.teach.choice, queries) if together else (classes, state.teach.choice)
+    return hashlib.sha256(repr(what).encode("utf-8", "surrogatepass")).hexdigest()

@@ -116,7 +116,7 @@ class Predictor(QObject):
     def _want(self) -> None:
         task = self._state.teach
         signature, queries = self._signature(task), tuple(q.sha256 for q in task.queries)
-        if self._have is not None and self._have[0] == signature and self._have[1].issuperset(queries):
+        if self._have is not None and self._have[0] == signature and self._answered(self._have[1], queries):
             if self._wanted is not None:
                 self._settle()
         elif self._wanted != (signature, queries):
@@ -126,6 +126,12 @@ class Predictor(QObject):
             self._debounce.start()
             if not self._grace.isActive() and not self._late:
                 self._grace.start()
+
+    def _answered(self, had: frozenset[str], queries: tuple[str, ...]) -> bool:
+        """Whether what is shown answers these queries; where they were used together, one less changes the others."""
+        if self.shown is not None and self.shown.result.together:
+            return had == frozenset(queries)
+        return had.issuperset(queries)
 
     def _signature(self, task: TeachTask) -> _Signature:
         support = tuple((c.id, tuple(i.sha256 for i in c.images)) for c in self.support())
