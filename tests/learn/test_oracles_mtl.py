@@ -132,7 +132,7 @@ def test_the_gradient_is_that_of_the_map_with_constant_inner_gradients(head):
 
     def loss(d, way):
         learned = {n: t + d * way[n] for n, t in state.learned.items()}
-        f, q = (algorithm._features(learned, state.memory, x) for x in (e.support_x, e.query_x))
+        f, q = (algorithm._features(State(learned, state.memory), x) for x in (e.support_x, e.query_x))
         start = algorithm._start(learned, f, e.support_y, 3)
         weight, bias = (start[n] + fixed[n] for n in ("head.weight", "head.bias"))
         return float(F.cross_entropy(F.linear(q, weight, bias), e.query_y))
@@ -149,7 +149,7 @@ def test_the_gradient_is_that_of_the_map_with_constant_inner_gradients(head):
 
 def _inner_steps(algorithm, state, e):
     """What the inner loop adds to the head's start, by hand."""
-    f = algorithm._features(state.learned, state.memory, e.support_x)
+    f = algorithm._features(state, e.support_x)
     start = algorithm._start(state.learned, f, e.support_y, 3)
     w, b = start["head.weight"], start["head.bias"]
     for _ in range(3):
@@ -306,7 +306,7 @@ def test_adapting_is_gradient_descent_of_the_head():
     algorithm, state = built("prototype")
     state, e = moved(state), task()
     adapted = algorithm.adapt(state, Support(e.support_x, e.support_y, 3), Context()).tensors
-    f = algorithm._features(state.learned, state.memory, e.support_x)
+    f = algorithm._features(state, e.support_x)
     start, steps = algorithm._start(state.learned, f, e.support_y, 3), _inner_steps(algorithm, state, e)
     for name in ("head.weight", "head.bias"):
         torch.testing.assert_close(adapted[name], start[name] + steps[name], rtol=1e-11, atol=1e-13)

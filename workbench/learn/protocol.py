@@ -163,7 +163,10 @@ OnStep = Callable[[int, "Adapted"], None]
 
 
 class Algorithm(Protocol):
-    """The whole catalogue fits this shape; structural, no base class. See ``learn/algorithms/protonet.py``."""
+    """The whole catalogue fits this shape, and nothing asks for a base class.
+
+    ``learn/forms.py`` has what many methods share; ``learn/algorithms/protonet.py`` is the example to follow.
+    """
 
     info: ClassVar[AlgorithmInfo]
     Params: ClassVar[type]

@@ -44,7 +44,7 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import channels, film, functional, heads, norm, registry
+from workbench.learn import channels, film, forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -84,7 +84,7 @@ def probability_open(logits: Tensor) -> Tensor:
 
 
 @registry.register
-class Width:
+class Width(forms.ChangedTrunk):
     """Prototypes in a network whose channels the task opens and closes; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -115,12 +115,10 @@ class Width:
         )
         tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+        super().__init__(p, setting)
         self.sites = channels.sites(self.network)
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
@@ -202,10 +200,6 @@ class Width:
             functional.call(self.network, functional.under(learned), {}, x)
         return seen
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     @torch.no_grad()
     def adapt(
         self,
@@ -240,10 +234,6 @@ class Width:
         """``[B, D']`` features of the gated network, without the columns of closed channels."""
         trunk = self.gated(s.learned, functional.under(a.tensors, GATES))
         return self._open(a, functional.call(self.network, trunk, functional.under(a.tensors), x))
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """The examples decide about every layer: no features can be kept."""
-        return
 
     def head(self, s: State, a: Adapted) -> nn.Module:
         """The linear layer that equals the distances."""

@@ -32,14 +32,12 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, norm, registry
+from workbench.learn import forms, functional, heads, inner, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
 
 
 @registry.register
-class ANIL:
+class ANIL(forms.FixedTrunk):
     """MAML with an inner loop of the head alone; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -91,12 +89,7 @@ class ANIL:
             4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
@@ -129,10 +122,6 @@ class ANIL:
         logits = F.linear(q, head["head.weight"], head["head.bias"])
         return inner.TaskLoss(F.cross_entropy(logits, episode.query_y), logits, seen)
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     def adapt(
         self,
         s: State,
@@ -159,25 +148,9 @@ class ANIL:
         """``[B, N]``."""
         return F.linear(self._features(s, x), a.tensors["head.weight"], a.tensors["head.bias"])
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The adapted linear layer."""
         return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the adapted head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
     def _start(self, learned: Tensors, features: Tensor, y: Tensor, ways: int) -> Tensors:
         weight, bias = heads.linear_start(learned, features, y, ways)

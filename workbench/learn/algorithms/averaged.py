@@ -41,14 +41,12 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import averaging, functional, heads, norm, registry, supervised
+from workbench.learn import averaging, forms, functional, heads, norm, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -74,7 +72,7 @@ _STATISTICS, _FISHER = 0.05, 0.05
 
 
 @registry.register
-class Averaged:
+class Averaged(forms.FixedTrunk):
     """Fine-tuned copies of one network, averaged; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -115,12 +113,7 @@ class Averaged:
         strength: float = param(0.5, low=1e-6, high=1e4, step=0.1, help="How strongly the head's weights are held.")
         scale: float = param(10.0, low=0.1, high=1000.0, step=1.0, help="Factor from the head's fit to logits.")
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:
         """Ancestor, sources, information and statistics; see the module.
@@ -292,35 +285,13 @@ class Averaged:
         weights = heads.balanced(support.y, support.ways, x)
         return Adapted({"weight": heads.ridge(x, targets, self.p.strength, weights).T.contiguous()}, support.ways)
 
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``."""
-        out: Tensor = self.head(s, a)(self._features(s, x))
-        return out
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the trunk gives them."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The average with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""
         return heads.UnitLinearHead(self.p.scale * a.tensors["weight"])
 
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
     def _answers(self, s: State, source: int, features: Tensor) -> Tensor:
         head = functional.under(s.learned, f"{SOURCE}{source}.head.")
         return F.linear(features, head["weight"], head["bias"])
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
 
 def _clones(tensors: Tensors, prefix: str) -> Tensors:

@@ -51,14 +51,12 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, mlp, norm, registry, supervised
+from workbench.learn import forms, functional, heads, inner, mlp, norm, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -86,7 +84,7 @@ class Written(NamedTuple):
 
 
 @registry.register
-class Generated:
+class Generated(forms.FixedTrunk):
     """A classifier written by a network from the classes' codes; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -125,12 +123,7 @@ class Generated:
             1e-3, low=0.0, high=10.0, step=1e-3, title="Weight of the divergence", help="Embedding: in training."
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes; with attention, a supervised batch beside them."""
@@ -187,10 +180,6 @@ class Generated:
         head = self.written(learned, support, episode.support_y, episode.ways, ctx, own=own, gen=gen)
         logits = answer(learned, queries, head)
         return F.cross_entropy(logits, episode.query_y) + head.penalty, logits
-
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
 
     def written(
         self,
@@ -262,26 +251,10 @@ class Generated:
         """``[B, N]``."""
         return answer(s.learned, self._features(s, x), Written(a.tensors["weight"], a.tensors["bias"]))
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:
         """The written classifier, the scale in its rows."""
         rows = F.normalize(a.tensors["weight"], dim=1) * s.learned["scale"].detach().exp()
         return heads.UnitLinearHead(rows, a.tensors["bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
 
 def answer(learned: Tensors, features: Tensor, head: Written) -> Tensor:

@@ -42,14 +42,12 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import balance, functional, heads, norm, registry, supervised
+from workbench.learn import balance, forms, functional, heads, norm, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -66,7 +64,7 @@ UNCERTAINTY = "log_variance."
 
 
 @registry.register
-class HardSharing:
+class HardSharing(forms.FixedTrunk):
     """One trunk, one classifier per source; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -97,12 +95,7 @@ class HardSharing:
         )
         scale: float = param(10.0, low=0.1, high=1000.0, step=1.0, help="Factor from the fit to logits.")
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One supervised phase; every source is as likely as any other."""
@@ -199,22 +192,6 @@ class HardSharing:
         """``[B, N]``."""
         return F.linear(F.normalize(self._features(s, x), dim=1), self.p.scale * a.tensors["weight"])
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the trunk gives them."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""
         return heads.UnitLinearHead(self.p.scale * a.tensors["weight"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)

@@ -33,14 +33,12 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, logistic, registry
+from workbench.learn import forms, functional, heads, logistic, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
 
 
 @registry.register
-class LogisticProbe:
+class LogisticProbe(forms.FixedTrunk):
     """Logistic regression on a trunk that stays as it is; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -72,12 +70,7 @@ class LogisticProbe:
             1.0, low=1e-3, high=1e4, step=0.5, title="C", help="How much the examples weigh against short weights."
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
         """Nothing to train."""
@@ -95,10 +88,6 @@ class LogisticProbe:
             WorkbenchError: always.
         """
         raise WorkbenchError("Nothing was trained", "a logistic probe has nothing to train", "Choose another algorithm")
-
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
 
     @torch.no_grad()
     def adapt(
@@ -123,22 +112,6 @@ class LogisticProbe:
         """``[B, N]``."""
         return F.linear(F.normalize(self._features(s, x), dim=1), a.tensors["weight"], a.tensors["bias"])
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the trunk gives them."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""
         return heads.UnitLinearHead(a.tensors["weight"], a.tensors["bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)

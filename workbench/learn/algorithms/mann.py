@@ -60,14 +60,12 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, norm, registry
+from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -107,7 +105,7 @@ class Spare(NamedTuple):
 
 
 @registry.register
-class MANN:
+class MANN(forms.FixedTrunk):
     """An LSTM with a memory that is shown one example after another; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -134,12 +132,7 @@ class MANN:
             "learned", choices=("learned", "one"), help="The factor before the cosine: learnt, or 1."
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of sequences."""
@@ -208,10 +201,6 @@ class MANN:
             out.append(logits)
         return torch.stack(out), held
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     @torch.no_grad()
     def adapt(
         self,
@@ -245,33 +234,11 @@ class MANN:
         kept = {name: t[0].contiguous() for name, t in held._asdict().items()}
         return Adapted({**kept, "last": last, "labels": labels}, support.ways)
 
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``: one step for each, from the same memory."""
-        out: Tensor = self.head(s, a)(self._features(s, x))
-        return out
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the trunk gives them."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:
         """One step from what is held."""
         own = {n: t.detach() for n, t in s.learned.items() if not n.startswith(functional.TRUNK)}
         held = Held(**{name: a.tensors[name][None] for name in Held._fields})
         return QueryStep(own, held, a.tensors["last"][None], a.tensors["labels"], self.p.heads)
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and one step."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
 
 # ---- labels ------------------------------------------------------------------------------------------------------

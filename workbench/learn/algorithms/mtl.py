@@ -39,11 +39,10 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, inner, norm, registry, supervised
+from workbench.learn import forms, functional, heads, inner, norm, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
     Setting,
@@ -64,7 +63,7 @@ PRETRAINING = "pretraining"
 
 
 @registry.register
-class MTL:
+class MTL(forms.FixedTrunk):
     """Scale and shift of frozen kernels, and an inner loop of the head; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -129,12 +128,10 @@ class MTL:
             help="Part of the budget for training the network, unless it comes with weights.",
         )
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+        super().__init__(p, setting)
         self.convolutions = functional.convolutions(self.network)
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
@@ -206,7 +203,7 @@ class MTL:
     def task_loss(self, learned: Tensors, memory: Tensors, episode: Episode, ctx: Context) -> inner.TaskLoss:
         """One task: features once, ``k`` first-order steps of the head, the queries' loss."""
         x = torch.cat([episode.support_x, episode.query_x])
-        features = self._features(learned, memory, x)
+        features = self._features(State(learned, memory), x)
         f, q = torch.split(features, [len(episode.support_y), len(episode.query_y)])
         *_, head = inner.descent(
             lambda t: F.cross_entropy(F.linear(f, t["head.weight"], t["head.bias"]), episode.support_y),
@@ -250,7 +247,7 @@ class MTL:
     ) -> Adapted:
         """``test_steps`` steps of the head ``head.weight [N, D], head.bias [N]``."""
         with torch.no_grad():
-            f = self._features(s.learned, s.memory, support.x) if support.features is None else support.features
+            f = self._features(s, support.x) if support.features is None else support.features
             start = self._start(s.learned, f, support.y, support.ways)
         adapted = Adapted({}, support.ways)
         path = inner.classifier_descent(f, support.y, start, lr=self.p.inner_lr, steps=self.p.test_steps, ctx=ctx)
@@ -261,16 +258,6 @@ class MTL:
         return adapted
 
     @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``."""
-        return F.linear(self.embed(s, a, x), a.tensors["head.weight"], a.tensors["head.bias"])
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``."""
-        return self._features(s.learned, s.memory, x)
-
-    @torch.no_grad()
     def trunk(self, s: State) -> nn.Module:
         """The network with factors and offsets folded in; no support set changes it."""
         return functional.frozen(self.network, self.modulated(s.learned, s.memory) | functional.under(s.memory))
@@ -279,12 +266,8 @@ class MTL:
         """The adapted linear layer."""
         return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
 
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The folded trunk and the adapted head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, learned: Tensors, memory: Tensors, x: Tensor) -> Tensor:
-        return functional.call(self.network, self.modulated(learned, memory), functional.under(memory), x)
+    def _features(self, s: State, x: Tensor) -> Tensor:
+        return functional.call(self.network, self.modulated(s.learned, s.memory), functional.under(s.memory), x)
 
     def _start(self, learned: Tensors, features: Tensor, y: Tensor, ways: int) -> Tensors:
         weight, bias = heads.linear_start(learned, features, y, ways)

@@ -40,11 +40,10 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import augment, functional, heads, norm, optimiser, registry, supervised
+from workbench.learn import augment, forms, functional, heads, norm, optimiser, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
     Setting,
@@ -65,7 +64,7 @@ SEED = 0
 
 
 @registry.register
-class PMF:
+class PMF(forms.ChangedTrunk):
     """Cosine prototypes on a trunk that is fine-tuned for each task; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -109,12 +108,10 @@ class PMF:
             help="What is fine-tuned: every weight, or factors and offsets of the normalisation layers alone.",
         )
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+        super().__init__(p, setting)
         paths = [path for path, part in self.network.named_modules() if isinstance(part, norm.Norm2d)]
         norms = tuple(f"{path}.{part}" for path in paths for part in ("weight", "bias"))
         moving = tuple(n for n, _ in self.network.named_parameters()) if p.tuned == "all" else norms
@@ -210,23 +207,9 @@ class PMF:
         """``[B, N]``, the cosines' logits."""
         return heads.cosine_logits(self.embed(s, a, x), a.tensors["prototypes"], self.p.tau)
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, D]`` features of the fine-tuned network."""
-        return functional.call(self.network, self._trunk(s, a), functional.under(s.memory), x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """Fine-tuning changes the network: no features can be kept."""
-        return
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1 that equals the cosines."""
         return heads.UnitLinearHead(self.p.tau * F.normalize(a.tensors["prototypes"], dim=1))
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The fine-tuned network, folded, and the head."""
-        trunk = functional.frozen(self.network, {**self._trunk(s, a), **functional.under(s.memory)})
-        return Deployed(trunk, self.head(s, a))
 
     @torch.no_grad()
     def _settled(self, s: State, trunk: Tensors, support: Support) -> Adapted:
@@ -234,6 +217,3 @@ class PMF:
         moved = {n: trunk[n].detach() for n in optimiser.rates(self.tuning, trunk)}
         centres = heads.prototypes(features, support.y, support.ways)
         return Adapted({**functional.named(moved), "prototypes": centres}, support.ways)
-
-    def _trunk(self, s: State, a: Adapted) -> Tensors:
-        return {**functional.under(s.learned), **functional.under(a.tensors)}

@@ -35,14 +35,12 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, norm, registry
+from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -54,7 +52,7 @@ if TYPE_CHECKING:
 
 
 @registry.register
-class ProtoNet:
+class ProtoNet(forms.FixedTrunk):
     """Nearest class mean in a learnt feature space; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -78,12 +76,7 @@ class ProtoNet:
             help="The factor before the squared distance: learnt, from a start that fits the number of features, or 1.",
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
@@ -116,10 +109,6 @@ class ProtoNet:
         metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
         return StepResult(loss=loss, memory=functional.named(buffers), metrics=metrics, correct=correct[0])
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     @torch.no_grad()
     def adapt(
         self,
@@ -140,23 +129,7 @@ class ProtoNet:
         """``[B, N]``, the distances' logits."""
         return heads.distance_logits(self._features(s, x), a.tensors["prototypes"], s.learned["scale"].exp())
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:
         """The linear layer that equals the distances."""
         scale = s.learned["scale"].detach().exp()
         return heads.LinearHead(*heads.prototype_linear(a.tensors["prototypes"], scale))
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)

@@ -41,12 +41,11 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, norm, registry
+from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.maps import MARK, mapped
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
     Setting,
@@ -65,7 +64,7 @@ RELATION = "relation."
 
 
 @registry.register
-class Relation:
+class Relation(forms.FixedTrunk):
     """A learnt comparison of feature maps; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -94,12 +93,13 @@ class Relation:
         lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
         tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        self.network, self.channels, self.side = mapped(
-            registry.backbone(setting.backbone), setting.channels, setting.size, p.side
-        )
+        super().__init__(p, setting)
+        backbone = registry.backbone(setting.backbone)
+        self.network, self.channels, self.side = mapped(backbone, setting.channels, setting.size, p.side)
+        self.features = self.channels * self.side**2
         self.relation = functional.skeleton(lambda: Comparison(self.channels, p.width, self.side))
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
@@ -141,10 +141,6 @@ class Relation:
         metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
         return StepResult(loss=loss, memory=memory, metrics=metrics, correct=correct[0])
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     @torch.no_grad()
     def adapt(
         self,
@@ -166,11 +162,6 @@ class Relation:
         relation, averages = functional.under(s.learned, RELATION), functional.under(s.memory, RELATION)
         return self._compare(relation, averages, a.tensors["classes"], self._features(s, x))
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, C * h * h]``, the maps laid out flat."""
-        return self._features(s, x)
-
     def trunk(self, s: State) -> nn.Module:
         """The network with its running statistics; no support set changes it."""
         return functional.frozen(self.network, {**functional.under(s.learned), **_averages(s)})
@@ -179,10 +170,6 @@ class Relation:
         """The comparison with the classes' maps."""
         relation = functional.frozen(self.relation, functional.under({**s.learned, **s.memory}, RELATION))
         return Scores(relation, a.tensors["classes"], (self.channels, self.side, self.side))
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
 
     def _classes(self, maps: Tensor, y: Tensor, ways: int) -> Tensor:
         """``[N, C * h * h]`` from ``[S, C * h * h]``."""

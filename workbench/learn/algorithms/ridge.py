@@ -26,14 +26,12 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, registry
+from workbench.learn import forms, functional, heads, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @registry.register
-class Ridge:
+class Ridge(forms.FixedTrunk):
     """Closed-form ridge head on a trunk that stays as it is; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -64,12 +62,7 @@ class Ridge:
         strength: float = param(0.5, low=1e-6, high=1e4, step=0.1, help="How strongly the weights are held near zero.")
         scale: float = param(10.0, low=0.1, high=1000.0, step=1.0, help="Factor from the fit to logits.")
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
         """Nothing to train."""
@@ -87,10 +80,6 @@ class Ridge:
             WorkbenchError: always.
         """
         raise WorkbenchError("Nothing was trained", "a ridge head has nothing to train", "Choose another algorithm")
-
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
 
     @torch.no_grad()
     def adapt(
@@ -115,22 +104,6 @@ class Ridge:
         """``[B, N]``."""
         return F.linear(F.normalize(self._features(s, x), dim=1), self.p.scale * a.tensors["weight"])
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the trunk gives them."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""
         return heads.UnitLinearHead(self.p.scale * a.tensors["weight"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)

@@ -34,14 +34,12 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, norm, registry
+from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -60,7 +58,7 @@ _NEVER = 1e9
 
 
 @registry.register
-class Siamese:
+class Siamese(forms.FixedTrunk):
     """Most similar example under a learnt difference of twins; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -85,12 +83,7 @@ class Siamese:
         lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
         tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
@@ -122,10 +115,6 @@ class Siamese:
         metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
         return StepResult(loss=loss, memory=functional.named(buffers), metrics=metrics, correct=correct[0])
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     @torch.no_grad()
     def adapt(
         self,
@@ -142,31 +131,9 @@ class Siamese:
         member = heads.one_hot(support.y, support.ways, features)
         return Adapted({"support": features.clone(), "member": member}, support.ways)
 
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]`` log-odds."""
-        out: Tensor = self.head(s, a)(self._features(s, x))
-        return out
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:
         """The comparison with every example."""
         return Comparison(a.tensors["support"], a.tensors["member"], s.learned[WEIGHT], s.learned[BIAS], self.p.combine)
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
 
 def log_odds(queries: Tensor, support: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -43,11 +43,10 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import film, functional, heads, norm, registry
+from workbench.learn import film, forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
     Setting,
@@ -68,7 +67,7 @@ START = 0.1
 
 
 @registry.register
-class SimpleCNAPS:
+class SimpleCNAPS(forms.ChangedTrunk):
     """Mahalanobis distances in features that the task modulates; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -95,12 +94,10 @@ class SimpleCNAPS:
         lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
         tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+        super().__init__(p, setting)
         self.layers = film.layers(self.network)
         self.encoder = functional.skeleton(lambda: Encoder(setting.channels, p.width, setting.size))
         self.pretrained = setting.weights is not None
@@ -147,10 +144,6 @@ class SimpleCNAPS:
         means, factors = fitted(support, episode.support_y, episode.ways, self.p.beta)
         return mahalanobis(queries, means, factors, learned["scale"].exp()), statistics
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     @torch.no_grad()
     def adapt(
         self,
@@ -177,37 +170,14 @@ class SimpleCNAPS:
         changed = {f"{path}.{part}": trunk[f"{path}.{part}"] for path in self.layers for part in ("weight", "bias")}
         return Adapted({**functional.named(changed), "weight": weight, "bias": bias}, support.ways)
 
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``."""
-        out: Tensor = self.head(s, a)(self.embed(s, a, x))
-        return out
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, D]`` features of the modulated network."""
-        return functional.call(self.network, self._trunk(s, a), functional.under(s.memory), x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """The examples modulate every layer: no features can be kept."""
-        return
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002 - the scale is in the layer
         """The linear layer and the squares."""
         return SquaredSums(a.tensors["weight"], a.tensors["bias"], a.ways)
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The modulated network, folded, and the head."""
-        trunk = functional.frozen(self.network, {**self._trunk(s, a), **functional.under(s.memory)})
-        return Deployed(trunk, self.head(s, a))
 
     def _modulated(self, learned: Tensors, x: Tensor) -> Tensors:
         """The trunk's tensors for a task with the examples ``x``."""
         code = functional.call(self.encoder, functional.under(learned, ENCODER), {}, x).mean(0)
         return film.modulated(functional.under(learned), film.generate(learned, self.layers, code))
-
-    def _trunk(self, s: State, a: Adapted) -> Tensors:
-        return {**functional.under(s.learned), **functional.under(a.tensors)}
 
 
 class Encoder(nn.Module):

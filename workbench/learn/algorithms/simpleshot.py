@@ -32,14 +32,12 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, norm, registry, supervised
+from workbench.learn import forms, functional, heads, norm, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -56,7 +54,7 @@ MOMENTUM = 0.01
 
 
 @registry.register
-class SimpleShot:
+class SimpleShot(forms.FixedTrunk):
     """Plain training, then nearest centroid of centred features of length 1; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -81,12 +79,7 @@ class SimpleShot:
         batch: int = param(64, low=2, high=1024, step=16, title="Batch size", help="Pictures in a training step.")
         scale: float = param(10.0, low=0.1, high=1000.0, step=1.0, help="Factor from squared distances to logits.")
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One supervised phase; every source picture is as likely as any other."""
@@ -133,37 +126,15 @@ class SimpleShot:
         x = transformed(features, self._mean(s.memory), unit=self.p.transform != "UN")
         return Adapted({"prototypes": heads.prototypes(x, support.y, support.ways)}, support.ways)
 
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``."""
-        out: Tensor = self.head(s, a)(self._features(s, x))
-        return out
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the trunk gives them."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:
         """The transform and the linear layer that equals the distances."""
         unit = self.p.transform != "UN"
         scale = self.p.scale if unit else heads.START / self.features
         return NearestCentroid(self._mean(s.memory), a.tensors["prototypes"], scale, unit=unit)
 
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
     def _mean(self, memory: Tensors) -> Tensor:
         """What features are centred by ``[D]``."""
         return memory[MEAN] if self.p.transform == "CL2N" else torch.zeros_like(memory[MEAN])
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
 
 def transformed(features: Tensor, mean: Tensor, *, unit: bool) -> Tensor:

@@ -49,11 +49,10 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, norm, registry
+from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
     Setting,
@@ -80,7 +79,7 @@ _MOST = 4e9  # bytes of copies with their moments
 
 
 @registry.register
-class SoftSharing:
+class SoftSharing(forms.FixedTrunk):
     """A copy of the trunk per source, pulled towards their mean; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -116,12 +115,10 @@ class SoftSharing:
         )
         scale: float = param(10.0, low=0.1, high=1000.0, step=1.0, help="Factor from the fit to logits.")
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+        super().__init__(p, setting)
         self.numbers = sum(t.numel() for t in self.network.parameters())
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:
@@ -263,11 +260,6 @@ class SoftSharing:
         """``[B, N]``."""
         return F.linear(F.normalize(self._features(s, x), dim=1), self.p.scale * a.tensors["weight"])
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the mean network gives them."""
-        return self._features(s, x)
-
     def trunk(self, s: State) -> nn.Module:
         """The mean network with its running statistics; no support set changes it."""
         return functional.frozen(self.network, self._trunk(s) | functional.under(s.memory))
@@ -275,10 +267,6 @@ class SoftSharing:
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""
         return heads.UnitLinearHead(self.p.scale * a.tensors["weight"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
 
     def _features(self, s: State, x: Tensor) -> Tensor:
         return functional.call(self.network, self._trunk(s), functional.under(s.memory), x)

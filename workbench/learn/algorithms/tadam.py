@@ -38,11 +38,10 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import film, functional, heads, norm, registry, supervised
+from workbench.learn import film, forms, functional, heads, norm, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
     Setting,
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
 
 
 @registry.register
-class TADAM:
+class TADAM(forms.ChangedTrunk):
     """Prototypes in features that the task itself modulates; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -87,12 +86,10 @@ class TADAM:
             64, low=2, high=1024, step=16, title="Auxiliary batch", help="Pictures of an auxiliary step."
         )
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+        super().__init__(p, setting)
         self.layers = film.layers(self.network)
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
@@ -185,24 +182,7 @@ class TADAM:
         """``[B, N]``, the distances' logits."""
         return heads.distance_logits(self.embed(s, a, x), a.tensors["prototypes"], s.learned["scale"].exp())
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, D]`` features of the modulated network."""
-        return functional.call(self.network, self._trunk(s, a), functional.under(s.memory), x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """The examples modulate every layer: no features can be kept."""
-        return
-
     def head(self, s: State, a: Adapted) -> nn.Module:
         """The linear layer that equals the distances."""
         scale = s.learned["scale"].detach().exp()
         return heads.LinearHead(*heads.prototype_linear(a.tensors["prototypes"], scale))
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The modulated network, folded, and the head."""
-        trunk = functional.frozen(self.network, {**self._trunk(s, a), **functional.under(s.memory)})
-        return Deployed(trunk, self.head(s, a))
-
-    def _trunk(self, s: State, a: Adapted) -> Tensors:
-        return {**functional.under(s.learned), **functional.under(a.tensors)}

@@ -58,14 +58,12 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import functional, heads, mlp, norm, registry
+from workbench.learn import forms, functional, heads, mlp, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -88,7 +86,7 @@ class Posterior(NamedTuple):
 
 
 @registry.register
-class Versa:
+class Versa(forms.FixedTrunk):
     """Classifiers drawn from a posterior that a network reads off the examples; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -117,12 +115,7 @@ class Versa:
         samples: int = param(10, low=1, high=100, step=1, title="Samples in training", help="Drawn for each query.")
         draws: int = param(20, low=1, high=200, step=1, title="Classifiers in use", help="Drawn for a new task.")
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
@@ -160,10 +153,6 @@ class Versa:
         metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
         return StepResult(loss=loss, memory=functional.named(buffers), metrics=metrics, correct=correct[0])
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     @torch.no_grad()
     def adapt(
         self,
@@ -188,29 +177,13 @@ class Versa:
         """``[B, N]``, the log of the mean probabilities."""
         return averaged(self._features(s, x), a.tensors["draws"])
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002 - all is in the draws
         """The drawn classifiers and their average."""
         return Committee(a.tensors["draws"])
 
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
     def posterior(self, learned: Tensors, features: Tensor, y: Tensor, ways: int) -> Posterior:
         """``q(w_k, b_k | S)`` of this form."""
         return posterior(learned, features, y, ways, residual=self.p.form == "residual")
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
 
 def posterior(learned: Tensors, features: Tensor, y: Tensor, ways: int, *, residual: bool) -> Posterior:
