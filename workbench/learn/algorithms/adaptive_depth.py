@@ -42,7 +42,7 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import blocks, functional, heads, norm, registry
+from workbench.learn import blocks, forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -67,7 +67,7 @@ _CHOICE = 10.0
 
 
 @registry.register
-class Depth:
+class Depth(forms.FixedTrunk):
     """Heads after every block, mixed by what their left-out examples say; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -98,12 +98,15 @@ class Depth:
             0.5, low=1e-6, high=1e4, step=0.1, help="How strongly the weights of a ridge are held near zero."
         )
 
+    p: Params
+    network: blocks.Blocks
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
+        super().__init__(p, setting)
         self.backbone = registry.backbone(setting.backbone)
         self.example = (setting.channels, setting.size, setting.size)
         self.network = blocks.Blocks(self._skeleton(), self.example)
+        self.features = sum(self.network.sizes)
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
@@ -180,10 +183,6 @@ class Depth:
         ]
         return int(can.sum()) / len(can), torch.stack(losses)
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     @torch.no_grad()
     def adapt(
         self,
@@ -210,11 +209,6 @@ class Depth:
         """``[B, N]``."""
         return F.linear(self._features(s, x), a.tensors["weight"], a.tensors["bias"])
 
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, sum of D_b]``: all blocks side by side, each of length 1."""
-        return self._features(s, x)
-
     def trunk(self, s: State) -> nn.Module:
         """The network with its running statistics, answering after each block; no support set changes it."""
         return blocks.deployed(self._skeleton(), _tensors(s), self.example)
@@ -222,10 +216,6 @@ class Depth:
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The mixture of the blocks' heads, which is one linear layer."""
         return heads.LinearHead(a.tensors["weight"], a.tensors["bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
 
     def truncated(self, s: State, a: Adapted) -> Deployed:
         """The same answers from the blocks that have a share alone, and nothing behind the last of them.

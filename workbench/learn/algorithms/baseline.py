@@ -35,11 +35,10 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import fresh_head, functional, heads, norm, registry, supervised
+from workbench.learn import forms, fresh_head, functional, heads, norm, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
     Setting,
@@ -59,7 +58,7 @@ MANY = 200
 
 
 @registry.register
-class Baseline:
+class Baseline(forms.FixedTrunk):
     """Plain training, then a linear head; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -90,12 +89,10 @@ class Baseline:
             1e-3, low=0.0, high=1.0, step=1e-3, title="Decay of a head", help="How strongly it is held near zero."
         )
 
+    p: Params
+
     def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+        super().__init__(p, setting)
         self.recipe = fresh_head.Recipe(p.test_steps, p.head_batch, p.head_lr, p.head_decay)
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
@@ -142,31 +139,9 @@ class Baseline:
         for weight, bias in fits:
             yield {"weight": weight, "bias": bias}
 
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``."""
-        out: Tensor = self.head(s, a)(self._features(s, x))
-        return out
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the trunk gives them."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The trained linear layer."""
         return heads.LinearHead(a.tensors["weight"], a.tensors["bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
 
 @registry.register

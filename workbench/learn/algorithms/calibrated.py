@@ -45,14 +45,12 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import base_classes, examples, functional, heads, logistic, registry, supervised
+from workbench.learn import base_classes, examples, forms, functional, heads, logistic, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -69,7 +67,7 @@ SEED = 0
 
 
 @registry.register
-class Calibrated:
+class Calibrated(forms.FixedTrunk):
     """Plain training, then a logistic regression on examples and features drawn for them; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -111,12 +109,7 @@ class Calibrated:
             1.0, low=1e-3, high=1e4, step=0.5, title="C", help="How much the examples weigh against short weights."
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """Plain training, whose states lack the statistics and are not kept; then measuring, which moves nothing."""
@@ -204,31 +197,9 @@ class Calibrated:
         drawn = torch.cat([middle[i] + noise[i, :n] for i, n in enumerate(counts)])
         return known, basis, drawn, y.repeat_interleave(torch.tensor(counts, device=y.device))
 
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``."""
-        out: Tensor = self.head(s, a)(self._features(s, x))
-        return out
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the trunk gives them."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The power, and the linear layer on features of length 1."""
         return PoweredHead(self.p.power, a.tensors["weight"], a.tensors["bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
 
 def powered(features: Tensor, power: float) -> Tensor:

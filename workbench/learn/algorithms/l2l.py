@@ -50,20 +50,18 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import coordinates, functional, heads, inner, norm, registry
+from workbench.learn import coordinates, forms, functional, heads, inner, norm, registry
 from workbench.learn.coordinates import Curve, Loss, Memory, Rule
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -88,8 +86,11 @@ COMPARED_EVERY = 10
 
 
 @registry.register
-class L2L:
-    """An LSTM per number that says how to step it; see the module."""
+class L2L(forms.WholeNetwork):
+    """An LSTM per number that says how to step it; see the module.
+
+    The examples' statistics are part of the adapted network even where its weights stay: no features can be kept.
+    """
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
         key="l2l",
@@ -139,12 +140,7 @@ class L2L:
             """As many as in training: past its horizon a learnt optimiser often diverges."""
             return self.inner_steps
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
@@ -218,10 +214,6 @@ class L2L:
 
         return lambda t: coordinates.recomputed(passed, *(t[n] for n in names))[0]
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     def adapt(
         self,
         s: State,
@@ -240,29 +232,6 @@ class L2L:
         )
         whole = ({**task.stays, **theta} for theta in path)
         return inner.followed(self.network, whole, support.x, support.ways, steps, on_step)
-
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]`` of the adapted network."""
-        return F.linear(self.embed(s, a, x), a.tensors["head.weight"], a.tensors["head.bias"])
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - all is in the adapted network
-        """``[B, D]`` features of the adapted network."""
-        return functional.call(self.network, functional.under(a.tensors), {}, x)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """The examples' statistics are part of it even where its weights stay: no features can be kept."""
-        return
-
-    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
-        """The adapted linear layer."""
-        return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The adapted network with the support's statistics frozen in; ``m`` stays behind."""
-        trunk = functional.frozen(self.network, functional.under(a.tensors))
-        return Deployed(trunk, self.head(s, a))
 
 
 class Task(NamedTuple):

@@ -52,14 +52,13 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import committee, functional, heads, inner, norm, registry
+from workbench.learn import committee, forms, functional, heads, inner, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
     Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -91,7 +90,7 @@ class Gaussian(NamedTuple):
 
 
 @registry.register
-class Platipus:
+class Platipus(forms.ChangedTrunk):
     """MAML from a distribution of starting points; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -160,12 +159,7 @@ class Platipus:
             4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes, the gradient's norm cut at 10 as in MAML."""
@@ -241,10 +235,6 @@ class Platipus:
             ctx=ctx,
         )
 
-    def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """Nothing to do."""
-        return s
-
     def adapt(
         self,
         s: State,
@@ -292,21 +282,11 @@ class Platipus:
         return Gaussian(detach(p.mean), detach(p.log_spread)), torch.argsort(torch.argsort(size, stable=True))
 
     @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``, the log of the draws' mean probabilities."""
-        out: Tensor = self.head(s, a)(self.embed(s, a, x))
-        return out
-
-    @torch.no_grad()
     def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - all is in the adapted networks
         """``[B, L * D]`` features of the adapted networks, side by side."""
         draws = range(self.p.draws)
         trunks = [functional.under(a.tensors, draw(i) + functional.TRUNK) for i in draws]
         return torch.cat([functional.call(self.network, trunk, {}, x) for trunk in trunks], 1)
-
-    def trunk(self, s: State) -> None:  # noqa: ARG002
-        """Adapting changes every weight: no features can be kept."""
-        return
 
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The adapted linear layers and the average of their probabilities."""
