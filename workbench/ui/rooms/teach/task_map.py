@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QFontMetricsF, QHelpEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFont, QFontMetricsF, QHelpEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from workbench.services.teach import MapPoint
@@ -36,7 +36,7 @@ class TaskMap(QWidget):
         return sorted((p for p in self._points if p.kind != "this"), key=lambda p: -p.similarity)
 
     def _inside(self) -> QRectF:
-        return QRectF(self.rect()).adjusted(20, 22, -20, -26)
+        return QRectF(self.rect()).adjusted(20, 30, -20, -30)
 
     def _at(self, point: MapPoint) -> QPointF:
         area = self._inside()
@@ -75,38 +75,46 @@ class TaskMap(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(t.accent))
         painter.drawEllipse(here, 4.5, 4.5)
+        for place, text, accent in self.names():
+            painter.setFont(_font(accent))
+            painter.setPen(QColor(t.accent if accent else t.secondary))
+            painter.drawText(place, Qt.AlignmentFlag.AlignCenter, text)
+
+    def names(self) -> list[tuple[QRectF, str, bool]]:
+        """Where names stand, and whether it is this task's, which always has one; others only where there is room."""
+        this = next((p for p in self._points if p.kind == "this"), None)
+        if this is None:
+            return []
+        here, sources = self._at(this), self._sources()
         taken = [QRectF(here.x() - 11, here.y() - 11, 22, 22)]
         taken += [QRectF(self._at(p).x() - 5, self._at(p).y() - 5, 10, 10) for p in sources]
-        self._name(painter, here, 12, self.tr("this task"), taken, accent=True)
-        for point in sources[:_NAMED]:
-            self._name(painter, self._at(point), 6, point.name, taken)
+        found = []
+        wanted = [(here, 12.0, self.tr("this task"), True)]
+        wanted += [(self._at(p), 6.0, p.name, False) for p in sources[:_NAMED]]
+        for at, gap, name, accent in wanted:
+            metrics = QFontMetricsF(_font(accent))
+            text = metrics.elidedText(name, Qt.TextElideMode.ElideRight, 110)
+            places = self._places(at, gap, metrics.horizontalAdvance(text) + 2)
+            if not places:
+                continue  # a frame narrower than the name
+            best = min(places, key=lambda place: sum(place.intersects(other) for other in taken))
+            if accent or not any(best.intersects(other) for other in taken):
+                taken.append(best)
+                found.append((best, text, accent))
+        return found
 
-    def _name(
-        self, painter: QPainter, at: QPointF, gap: float, text: str, taken: list[QRectF], *, accent: bool = False
-    ) -> None:
-        t = theme.tokens()
-        font = theme.font("caption")
-        if accent:
-            font.setWeight(font.Weight.DemiBold)
-        painter.setFont(font)
-        metrics = QFontMetricsF(font)
-        shown = metrics.elidedText(text, Qt.TextElideMode.ElideRight, 110)
-        wide, high = metrics.horizontalAdvance(shown) + 2, 16.0
-        places = [
-            QRectF(at.x() - wide / 2, at.y() + gap, wide, high),
-            QRectF(at.x() - wide / 2, at.y() - gap - high, wide, high),
-            QRectF(at.x() + gap + 4, at.y() - high / 2, wide, high),
-            QRectF(at.x() - gap - 4 - wide, at.y() - high / 2, wide, high),
-        ]
-        inside = QRectF(self.rect()).adjusted(4, 2, -4, -2)
-        for place in places:
-            moved = QRectF(place)
-            moved.moveLeft(min(max(place.left(), inside.left()), inside.right() - wide))
-            if inside.contains(moved) and not any(moved.intersects(other) for other in taken):
-                taken.append(moved)
-                painter.setPen(QColor(t.accent if accent else t.secondary))
-                painter.drawText(moved, Qt.AlignmentFlag.AlignCenter, shown)
-                return
+    def _places(self, at: QPointF, gap: float, wide: float) -> list[QRectF]:
+        """Below, above, beside and at the corners of a point, within the frame; the first are the best."""
+        high, inside = 16.0, QRectF(self.rect()).adjusted(4, 2, -4, -2)
+        middle, right, left = at.x() - wide / 2, at.x() + gap + 4, at.x() - gap - 4 - wide
+        below, level, above = at.y() + gap, at.y() - high / 2, at.y() - gap - high
+        corners = [(x, y) for y in (below, above) for x in (at.x(), at.x() - wide)]
+        places = []
+        for x, y in [(middle, below), (middle, above), (right, level), (left, level), *corners]:
+            moved = QRectF(min(max(x, inside.left()), inside.right() - wide), y, wide, high)
+            if inside.contains(moved):
+                places.append(moved)
+        return places
 
     def event(self, event: QEvent) -> bool:
         """The name and the similarity of a point."""
@@ -119,3 +127,10 @@ class TaskMap(QWidget):
             QToolTip.showText(event.globalPos(), plain(said) if said else "", self)
             return True
         return super().event(event)
+
+
+def _font(accent: bool) -> QFont:
+    font = theme.font("caption")
+    if accent:
+        font.setWeight(font.Weight.DemiBold)
+    return font
