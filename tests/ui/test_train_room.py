@@ -469,6 +469,7 @@ def test_a_run_is_seen_while_it_goes(room: TrainRoom, training: Training, qtbot)
     assert "train" in monitor.loss.curves
     assert monitor.loss.curves["train"].series.n == 12
     assert monitor.accuracy.curves["validation"].series.banded
+    assert monitor.shaded.isVisible()
     assert monitor.loss.expected == 1200
     assert "meta-train" in monitor.loss.accessibleDescription()
     assert (monitor.gallery.right, monitor.gallery.wrong) == (39, 1)
@@ -1014,6 +1015,20 @@ def test_no_interval_of_too_few_or_of_equal_episodes(room: TrainRoom, ci95: floa
     assert room.monitor.runs.runs.words(row, Column.ACCURACY) == "0.200"
     result = TrainResult(replace(entry_of(), validation=found), "", RunId("r"), 1200, 300.0, False)
     assert done_words(result) == "Validation accuracy 0.200, 1,200 episodes, 5 min."
+
+
+def test_shading_is_spoken_of_only_where_an_interval_is_drawn(room: TrainRoom) -> None:
+    monitor = room.monitor
+    monitor.clear()
+    assert monitor.shaded.isHidden()
+    monitor.take([Metric("validation/accuracy", n, 0.5, 1.0) for n in (10, 20)])
+    monitor._second.stop()
+    monitor._draw_accuracy()
+    assert monitor.shaded.isHidden()
+    monitor.take([Metric("validation/accuracy", 30, 0.5, 1.0, 0.4, 0.6)])
+    monitor._second.stop()
+    monitor._draw_accuracy()
+    assert not monitor.shaded.isHidden()
 
 
 def test_progress_before_the_first_episode_keeps_the_dashes(room: TrainRoom) -> None:

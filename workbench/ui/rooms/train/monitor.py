@@ -121,7 +121,8 @@ class Monitor(QWidget):
 
     def _build_accuracy(self) -> Panel:
         self.accuracy_panel = Panel(self.tr("Accuracy"), header_height=44, padding=0)
-        self.accuracy_panel.add_to_header(label(self.tr("95 % interval shaded"), "secondary"))
+        self.shaded = label(self.tr("95 % interval shaded"), "secondary")
+        self.accuracy_panel.add_to_header(self.shaded)
         self.compare = button(self.tr("Compare with"), "quiet", "chevron-down", size="small")
         self.compare.setLayoutDirection(self.compare.layoutDirection().RightToLeft)
         self.compare.setMenu(QMenu(self.compare))
@@ -211,6 +212,7 @@ class Monitor(QWidget):
         self.figure_accuracy.set("–", self.tr("not measured yet"), "disabled")
         self.show_episode(None)
         self.gallery.set_waiting(EPISODES)
+        self._say_shaded()
 
     def set_chance(self, chance: float | None) -> None:
         """The accuracy of guessing in an episode, 1 over the ways; ``None`` where they differ from one to the next."""
@@ -275,6 +277,11 @@ class Monitor(QWidget):
     def _draw_accuracy(self) -> None:
         if self.accuracy is not None:
             self.accuracy.refresh()
+            self._say_shaded()
+
+    def _say_shaded(self) -> None:
+        curves = [] if self.accuracy is None else self.accuracy.curves.values()
+        self.shaded.setVisible(any(curve.series.banded for curve in curves))
 
     def show_progress(self, progress: Progress | None, *, paused: bool) -> None:
         """Episodes, speed, time left."""
