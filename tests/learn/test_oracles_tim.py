@@ -132,6 +132,47 @@ def test_the_gradient_is_that_of_finite_differences(alpha):
     assert torch.autograd.gradcheck(lambda w: algorithm.loss(w, *others), [rows])
 
 
+def the_gradient_written_out_is_autograds(cls, queries=9, **params):
+    algorithm = built(cls, **{"marginal": 0.7, "conditional": 0.3, "scale": 4.0, **params})
+    rows, examples, y, asked = problem()
+    asked = asked[:queries]
+    rows.requires_grad_()
+    (expected,) = torch.autograd.grad(algorithm.loss(rows, examples, y, asked), [rows])
+    targets = F.one_hot(y, 4).double()
+    shares = torch.stack([1 / (4 * (y == k).double().sum()) for k in y])
+    found = algorithm.gradient(rows.detach(), torch.cat([examples, asked]), targets, shares)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("queries", [0, 9])
+@pytest.mark.parametrize("alpha", [1.0, 1.5, 4.0])
+def test_the_gradient_written_out_is_autograds(alpha, queries):
+    the_gradient_written_out_is_autograds(TIM, queries, alpha=alpha)
+
+
+class AlongTheRows(TIM):
+    """The rows' lengths forgotten."""
+
+    def gradient(self, rows, *others):
+        return super().gradient(F.normalize(rows, dim=1), *others)
+
+
+class MeanHeldFast(TIM):
+    def gradient(self, *args):
+        return built(marginal=0.0, conditional=0.3, scale=4.0).gradient(*args)
+
+
+class OtherEntropy(TIM):
+    def gradient(self, *args):
+        return built(marginal=0.7, conditional=0.3, scale=4.0, alpha=2.0).gradient(*args)
+
+
+@pytest.mark.parametrize("cls", [AlongTheRows, MeanHeldFast, OtherEntropy])
+def test_autograd_notices(cls):
+    with pytest.raises(AssertionError):
+        the_gradient_written_out_is_autograds(cls)
+
+
 # ---- information -----------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +217,9 @@ def finite_where_probabilities_vanish(algorithm):
     (g,) = torch.autograd.grad(loss, [rows])
     assert bool(loss.isfinite())
     assert bool(g.isfinite().all())
+    shares = torch.full((len(y),), 1 / len(y))
+    written = algorithm.gradient(rows.detach(), torch.cat([examples, queries]), F.one_hot(y, 4).float(), shares)
+    assert bool(written.isfinite().all())
 
 
 def test_a_probability_of_exactly_zero_has_a_gradient():
