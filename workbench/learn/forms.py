@@ -9,6 +9,8 @@
 An algorithm's file has what makes the method: ``info`` and ``Params``, ``phases``, ``init``, ``step``, ``adapt``, and
 ``head`` where it is not the whole network's. It may replace anything here, and needs none of it to be an
 :class:`~workbench.learn.protocol.Algorithm`.
+
+The functions at the end are fields of ``Params`` that many methods have, with the same range and the same words.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.context import Context
+from workbench.core.params import param
 from workbench.learn import functional, heads, registry
 from workbench.learn.protocol import Adapted, Deployed, Phase, Setting, State, Tensors
 
@@ -119,3 +122,37 @@ class WholeNetwork(ChangedTrunk):
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The adapted linear layer."""
         return heads.LinearHead(a.tensors["head.weight"], a.tensors["head.bias"])
+
+
+# ---- hyperparameters that many have ----------------------------------------------------------------------------------
+
+
+def learning_rate(title: str = "Learning rate", *, help: str = "Of Adam.") -> Any:  # noqa: A002 - as ``param`` calls it
+    """``lr``, of the outer optimiser."""
+    return param(1e-3, low=1e-6, high=1.0, step=1e-4, title=title, help=help)
+
+
+def tasks_per_step(default: int = 1, *, outer: bool = False) -> Any:
+    """``tasks``; ``outer`` for methods that have inner steps too."""
+    step = "outer step" if outer else "step"
+    return param(default, low=1, high=64, step=1, title="Tasks per step", help=f"Episodes averaged in one {step}.")
+
+
+def head_choice() -> Any:
+    """``head``, the form of ``heads.linear_parameters``."""
+    return param(
+        "prototype",
+        choices=("prototype", "textbook"),
+        help="Where the classifier starts: at the examples' class means (any number of classes), or at learnt "
+        "rows, one per class, whose number is then fixed.",
+    )
+
+
+def steps_in_training(default: int, *, low: int = 0, help: str = "Gradient steps on each task while training.") -> Any:  # noqa: A002
+    """``inner_steps``, in training."""
+    return param(default, low=low, high=50, step=1, title="Inner steps in training", help=help)
+
+
+def steps_in_use(default: int, *, help: str = "Gradient steps on a new task.") -> Any:  # noqa: A002
+    """``test_steps``, in use."""
+    return param(default, low=0, high=200, step=1, title="Inner steps in use", help=help)

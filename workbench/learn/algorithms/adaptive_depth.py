@@ -92,8 +92,8 @@ class Depth(forms.FixedTrunk):
             help="A task uses all blocks by their shares, or the one of the largest share alone, which can be "
             "deployed as a shorter network.",
         )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
-        tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
+        lr: float = forms.learning_rate()
+        tasks: int = forms.tasks_per_step(1)
         strength: float = param(
             0.5, low=1e-6, high=1e4, step=0.1, help="How strongly the weights of a ridge are held near zero."
         )

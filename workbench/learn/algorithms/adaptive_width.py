@@ -109,11 +109,11 @@ class Width(forms.ChangedTrunk):
         penalty: float = param(
             1e-4, low=0.0, high=10.0, step=1e-4, help="What a channel costs that may be open, in nats of the loss."
         )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
+        lr: float = forms.learning_rate()
         gate_lr: float = param(
             1e-2, low=1e-6, high=1.0, step=1e-3, title="Learning rate of the gates", help="Of Adam, for the gates."
         )
-        tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
+        tasks: int = forms.tasks_per_step(1)
 
     p: Params
 

@@ -95,7 +95,7 @@ class Averaged(forms.FixedTrunk):
             help="How sources count: all alike; by their number of classes; or number by number, by how much each "
             "source's answers depend on it.",
         )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
+        lr: float = forms.learning_rate()
         batch: int = param(64, low=2, high=1024, step=16, title="Batch size", help="Pictures per step.")
         ancestor: float = param(
             0.6,

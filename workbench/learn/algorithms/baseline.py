@@ -74,7 +74,7 @@ class Baseline(forms.FixedTrunk):
     class Params:
         """Hyperparameters."""
 
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam, in training.")
+        lr: float = forms.learning_rate(help="Of Adam, in training.")
         batch: int = param(64, low=2, high=1024, step=16, title="Batch size", help="Pictures in a training step.")
         test_steps: int = param(
             100, low=0, high=1000, step=10, title="Passes in use", help="Over the examples of a new task."

@@ -70,21 +70,10 @@ class BOIL(forms.WholeNetwork):
             "classes), or at learnt rows, one per class, whose number is then fixed.",
         )
         inner_lr: float = param(0.1, low=1e-4, high=10.0, step=0.01, title="Inner learning rate", help="Alpha.")
-        inner_steps: int = param(
-            5,
-            low=0,
-            high=50,
-            step=1,
-            title="Inner steps in training",
-            help="Gradient steps of the trunk on each task while training.",
-        )
-        test_steps: int = param(
-            10, low=0, high=200, step=1, title="Inner steps in use", help="Gradient steps on a new task."
-        )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Outer learning rate", help="Of Adam.")
-        tasks: int = param(
-            4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
-        )
+        inner_steps: int = forms.steps_in_training(5, help="Gradient steps of the trunk on each task while training.")
+        test_steps: int = forms.steps_in_use(10)
+        lr: float = forms.learning_rate("Outer learning rate")
+        tasks: int = forms.tasks_per_step(4, outer=True)
 
     p: Params
 

@@ -83,7 +83,7 @@ class Calibrated(forms.FixedTrunk):
     class Params:
         """Hyperparameters."""
 
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
+        lr: float = forms.learning_rate()
         batch: int = param(64, low=2, high=1024, step=16, title="Batch size", help="Pictures in a training step.")
         measuring: float = param(
             0.1,

@@ -100,8 +100,8 @@ class Generated(forms.FixedTrunk):
     class Params:
         """Hyperparameters."""
 
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
-        tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
+        lr: float = forms.learning_rate()
+        tasks: int = forms.tasks_per_step(1)
         form: str = param(
             "plain",
             choices=("plain", "attention", "embedding"),

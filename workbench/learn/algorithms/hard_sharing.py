@@ -86,7 +86,7 @@ class HardSharing(forms.FixedTrunk):
             help="How sources share the network: alike, the less the larger their loss, or with gradients that point "
             "against each other projected.",
         )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
+        lr: float = forms.learning_rate()
         batch: int = param(
             64, low=2, high=1024, step=16, title="Batch size", help="Pictures in a step, of all sources."
         )

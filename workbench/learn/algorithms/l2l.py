@@ -105,12 +105,7 @@ class L2L(forms.WholeNetwork):
     class Params:
         """Hyperparameters."""
 
-        head: str = param(
-            "prototype",
-            choices=("prototype", "textbook"),
-            help="Where the classifier starts: at the examples' class means (any number of classes), or at learnt "
-            "rows, one per class, whose number is then fixed.",
-        )
+        head: str = forms.head_choice()
         adapts: str = param(
             "head",
             choices=("head", "all"),
@@ -130,10 +125,8 @@ class L2L(forms.WholeNetwork):
             title="Random scaling",
             help="In training each number is rescaled by up to e to this power; 0: not at all.",
         )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Outer learning rate", help="Of Adam.")
-        tasks: int = param(
-            4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
-        )
+        lr: float = forms.learning_rate("Outer learning rate")
+        tasks: int = forms.tasks_per_step(4, outer=True)
 
         @property
         def test_steps(self) -> int:

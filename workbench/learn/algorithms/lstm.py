@@ -86,12 +86,7 @@ class LSTMMetaLearner(forms.WholeNetwork):
     class Params:
         """Hyperparameters."""
 
-        head: str = param(
-            "prototype",
-            choices=("prototype", "textbook"),
-            help="Where the classifier starts: at the examples' class means (any number of classes), or at learnt "
-            "rows, one per class, whose number is then fixed.",
-        )
+        head: str = forms.head_choice()
         inner_lr: float = param(
             0.05, low=1e-4, high=0.9, step=0.01, title="First step size", help="Where the input gate starts."
         )
@@ -112,10 +107,8 @@ class LSTMMetaLearner(forms.WholeNetwork):
             title="Units that remember",
             help="Of an LSTM between gradients and gates, 20 in the paper; 0: the gates read the gradients themselves.",
         )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Outer learning rate", help="Of Adam.")
-        tasks: int = param(
-            4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
-        )
+        lr: float = forms.learning_rate("Outer learning rate")
+        tasks: int = forms.tasks_per_step(4, outer=True)
 
         @property
         def test_steps(self) -> int:

@@ -79,30 +79,14 @@ class MAMLPlusPlus(forms.WholeNetwork):
     class Params:
         """Hyperparameters."""
 
-        head: str = param(
-            "prototype",
-            choices=("prototype", "textbook"),
-            help="Where the classifier starts: at the examples' class means (any number of classes), or at learnt "
-            "rows, one per class, whose number is then fixed.",
-        )
+        head: str = forms.head_choice()
         inner_lr: float = param(
             0.1, low=1e-4, high=10.0, step=0.01, title="Inner learning rate", help="Where the learnt rates start."
         )
-        inner_steps: int = param(
-            5,
-            low=1,
-            high=50,
-            step=1,
-            title="Inner steps in training",
-            help="Gradient steps on each task while training.",
-        )
-        test_steps: int = param(
-            5, low=0, high=200, step=1, title="Inner steps in use", help="Gradient steps on a new task."
-        )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Outer learning rate", help="Of Adam.")
-        tasks: int = param(
-            4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
-        )
+        inner_steps: int = forms.steps_in_training(5, low=1)
+        test_steps: int = forms.steps_in_use(5)
+        lr: float = forms.learning_rate("Outer learning rate")
+        tasks: int = forms.tasks_per_step(4, outer=True)
         msl: bool = param(True, title="Multi-step loss", help="A loss on the queries after every inner step.")
         msl_until: float = param(
             0.1, low=0.0, high=1.0, step=0.05, title="Multi-step until", help="From this fraction on: the last step."

@@ -121,7 +121,7 @@ class MANN(forms.FixedTrunk):
     class Params:
         """Hyperparameters."""
 
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
+        lr: float = forms.learning_rate()
         tasks: int = param(16, low=1, high=64, step=1, title="Sequences per step", help="Episodes read side by side.")
         controller: int = param(200, low=8, high=2048, step=8, help="Size of the LSTM's state.")
         rows: int = param(128, low=4, high=4096, step=8, help="Rows of the memory.")

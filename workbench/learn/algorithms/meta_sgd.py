@@ -82,12 +82,7 @@ class MetaSGD(forms.WholeNetwork):
     class Params:
         """Hyperparameters."""
 
-        head: str = param(
-            "prototype",
-            choices=("prototype", "textbook"),
-            help="Where the classifier starts: at the examples' class means (any number of classes), or at learnt "
-            "rows, one per class, whose number is then fixed.",
-        )
+        head: str = forms.head_choice()
         start: str = param(
             "scratch",
             choices=("scratch", "pretrained"),
@@ -100,7 +95,7 @@ class MetaSGD(forms.WholeNetwork):
         test_steps: int = param(
             1, low=0, high=50, step=1, title="Inner steps in use", help="Gradient steps on a new task."
         )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Outer learning rate", help="Of Adam.")
+        lr: float = forms.learning_rate("Outer learning rate")
         trunk_lr: float = param(
             1e-4,
             low=0.0,
@@ -125,9 +120,7 @@ class MetaSGD(forms.WholeNetwork):
             title="Share of pretraining",
             help="Part of the budget for the supervised phase of a start that is pretrained here.",
         )
-        tasks: int = param(
-            4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
-        )
+        tasks: int = forms.tasks_per_step(4, outer=True)
 
     p: Params
 

@@ -79,12 +79,7 @@ class MTL(forms.FixedTrunk):
     class Params:
         """Hyperparameters."""
 
-        head: str = param(
-            "prototype",
-            choices=("prototype", "textbook"),
-            help="Where the classifier starts: at the examples' class means (any number of classes), or at learnt "
-            "rows, one per class, whose number is then fixed.",
-        )
+        head: str = forms.head_choice()
         inner_lr: float = param(0.01, low=1e-4, high=10.0, step=0.01, title="Inner learning rate", help="Alpha.")
         inner_steps: int = param(
             50,
@@ -97,12 +92,8 @@ class MTL(forms.FixedTrunk):
         test_steps: int = param(
             50, low=0, high=500, step=5, title="Inner steps in use", help="Gradient steps on a new task."
         )
-        lr: float = param(
-            1e-3,
-            low=1e-6,
-            high=1.0,
-            step=1e-4,
-            title="Learning rate, network and head",
+        lr: float = forms.learning_rate(
+            "Learning rate, network and head",
             help="Of Adam: of the network while it is pretrained, then of the head's start.",
         )
         factor_lr: float = param(
@@ -113,9 +104,7 @@ class MTL(forms.FixedTrunk):
             title="Learning rate, factors and offsets",
             help="Of Adam; halved at each tenth of the phase, as the head's.",
         )
-        tasks: int = param(
-            4, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one outer step."
-        )
+        tasks: int = forms.tasks_per_step(4, outer=True)
         hard_tasks: bool = param(
             True, title="Hard tasks", help="One more task per step, of the classes that went worst in the others."
         )

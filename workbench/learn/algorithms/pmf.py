@@ -80,8 +80,8 @@ class PMF(forms.ChangedTrunk):
     class Params:
         """Hyperparameters."""
 
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam, in training.")
-        tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
+        lr: float = forms.learning_rate(help="Of Adam, in training.")
+        tasks: int = forms.tasks_per_step(1)
         tau: float = param(10.0, low=0.1, high=1000.0, step=1.0, title="Tau", help="Factor from cosines to logits.")
         pretraining: float = param(
             0.3,

@@ -90,8 +90,8 @@ class Relation(forms.FixedTrunk):
             5, low=1, high=64, step=1, title="Side of the maps", help="At least; the last poolings are left out for it."
         )
         width: int = param(64, low=4, high=512, step=8, help="Channels of the comparing network.")
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
-        tasks: int = param(1, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
+        lr: float = forms.learning_rate()
+        tasks: int = forms.tasks_per_step(1)
 
     p: Params
 

@@ -98,7 +98,7 @@ class Reptile(forms.WholeNetwork):
         outer: float = param(
             1.0, low=1e-3, high=1.0, step=0.05, title="Outer step", help="Eps; falls to 0 over the run."
         )
-        tasks: int = param(5, low=1, high=64, step=1, title="Tasks per step", help="Episodes averaged in one step.")
+        tasks: int = forms.tasks_per_step(5)
 
     p: Params
 

@@ -75,7 +75,7 @@ class SimpleShot(forms.FixedTrunk):
             choices=("CL2N", "L2N", "UN"),
             help="What is done to features before they are compared: centred and of length 1, of length 1, nothing.",
         )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
+        lr: float = forms.learning_rate()
         batch: int = param(64, low=2, high=1024, step=16, title="Batch size", help="Pictures in a training step.")
         scale: float = param(10.0, low=0.1, high=1000.0, step=1.0, help="Factor from squared distances to logits.")
 

@@ -108,7 +108,7 @@ class SoftSharing(forms.FixedTrunk):
             title="Strength of the pull",
             help="Part of the mean loss that a squared distance of 1 costs; 0 trains independent networks.",
         )
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam.")
+        lr: float = forms.learning_rate()
         batch: int = param(64, low=2, high=1024, step=16, title="Batch size", help="Pictures in a training step.")
         strength: float = param(
             0.5, low=1e-6, high=1e4, step=0.1, help="How strongly a new task's weights are held near zero."
