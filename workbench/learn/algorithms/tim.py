@@ -49,14 +49,12 @@ from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
 from workbench.learn import features as pictures
-from workbench.learn import functional, heads, registry, supervised
+from workbench.learn import forms, functional, heads, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
-    Deployed,
     OnStep,
     Phase,
-    Setting,
     SourceSummary,
     State,
     StepResult,
@@ -72,7 +70,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 @registry.register
-class TIM:
+class TIM(forms.FixedTrunk):
     """Plain training, then class means that unlabelled pictures move; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -88,7 +86,7 @@ class TIM:
     class Params:
         """Hyperparameters."""
 
-        lr: float = param(1e-3, low=1e-6, high=1.0, step=1e-4, title="Learning rate", help="Of Adam, in training.")
+        lr: float = forms.learning_rate(help="Of Adam, in training.")
         batch: int = param(64, low=2, high=1024, step=16, title="Batch size", help="Pictures in a training step.")
         scale: float = param(10.0, low=0.1, high=1000.0, step=1.0, help="Factor from cosines to logits.")
         test_steps: int = param(
@@ -117,12 +115,7 @@ class TIM:
             1.0, low=1.0, high=10.0, step=0.5, help="Of the entropies; more than 1 where classes are not balanced."
         )
 
-    def __init__(self, p: Params, setting: Setting) -> None:
-        self.p = p
-        self.setting = setting
-        backbone = registry.backbone(setting.backbone)
-        self.network = backbone.skeleton(setting.channels, setting.size)
-        self.features = backbone.embedding_size(setting.channels, setting.size)
+    p: Params
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One supervised phase; every source picture is as likely as any other."""
@@ -235,28 +228,9 @@ class TIM:
         balance, doubt = entropy(log_mean, self.p.alpha), entropy(log_p, self.p.alpha).mean()
         return labelled - self.p.marginal * balance + self.p.conditional * doubt
 
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]`` under the rows as they are; asking moves nothing."""
-        out: Tensor = self.head(s, a)(self._features(s, x))
-        return out
-
-    @torch.no_grad()
-    def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
-        """``[B, D]``, as the trunk gives them."""
-        return self._features(s, x)
-
-    def trunk(self, s: State) -> nn.Module:
-        """The network with its running statistics; no support set changes it."""
-        return functional.frozen(self.network, functional.under({**s.learned, **s.memory}))
-
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The rows on features of length 1."""
         return heads.UnitLinearHead(self.p.scale * F.normalize(a.tensors["weight"], dim=1))
-
-    def deploy(self, s: State, a: Adapted) -> Deployed:
-        """The trunk and the head."""
-        return Deployed(self.trunk(s), self.head(s, a))
 
     def _of_many(self, s: State, x: Tensor, ctx: Context) -> Tensor:
         """Features ``[Q, D]`` of many pictures, some at a time."""
@@ -265,9 +239,6 @@ class TIM:
             ctx.check()
             parts.append(self._features(s, piece))
         return torch.cat(parts)
-
-    def _features(self, s: State, x: Tensor) -> Tensor:
-        return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
 
 
 def entropy(log_p: Tensor, alpha: float = 1.0) -> Tensor:
