@@ -119,6 +119,7 @@ def measured(algorithm: Algorithm, state: State, size: int) -> State:
             x = torch.randn(len(y), 3, size, size, generator=generator(SEED + 2))
             found = algorithm.step(state, Labelled(x, y, torch.zeros_like(y)), At(phase.name, 0, 0.0), Context())
             state = State(state.learned, state.memory if found.memory is None else found.memory)
+            state = algorithm.finish(state, phase, Context())
     return state
 
 

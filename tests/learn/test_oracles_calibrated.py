@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.learn import tasks
+from tests.learn import cases, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import base_classes, logistic
@@ -227,3 +227,48 @@ def test_the_source_classes_are_those_of_training_and_measured_behind_it():
     f = powered(algorithm.embed(state, None, batch.x), 0.5)
     for k, mean in enumerate(base_classes.described(measured).mean):
         torch.testing.assert_close(mean, f[batch.y == k].mean(0), rtol=1e-4, atol=1e-4)
+
+
+def what_is_kept_is_what_would_be_drawn(cls=Calibrated, form="shared", **params):
+    """After measuring, the noise of a shared covariance lies in the memory; the classifier is the same without it."""
+    algorithm, state = built(form, cls=cls, **params)
+    done = algorithm.finish(state, algorithm.phases(None)[1], Context())
+    assert (module.NOISE in done.memory) == (form == "shared")
+    found, expected = (adapt(algorithm, s, examples()) for s in (done, state))
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-9)
+    return algorithm, state, done
+
+
+@pytest.mark.parametrize("form", base_classes.FORMS)
+def test_what_is_kept_is_what_would_be_drawn(form):
+    what_is_kept_is_what_would_be_drawn(form=form)
+
+
+class AnotherAlpha(Calibrated):
+    def shared_noise(self, s):
+        return self._normal(s.memory["base.sum"]) @ module._root(base_classes.described(s.memory).spread, 1.0).T
+
+
+def test_another_noise_is_noticed():
+    with pytest.raises(AssertionError):
+        what_is_kept_is_what_would_be_drawn(AnotherAlpha)
+
+
+def test_more_pictures_forget_the_noise_of_fewer():
+    algorithm, _, done = what_is_kept_is_what_would_be_drawn()
+    batch = tasks.labelled(generator(1), 30)
+    batch = type(batch)(batch.x.double(), batch.y % SOURCES, batch.source)
+    s = cases.double(algorithm.init(generator(0)))
+    s = State(s.learned, {**s.memory, **done.memory})
+    more = algorithm.step(s, batch, At(STATISTICS, 0, 0.0), Context()).memory
+    assert module.NOISE not in more
+    again = algorithm.finish(State(done.learned, more), algorithm.phases(None)[1], Context())
+    assert float((again.memory[module.NOISE] - done.memory[module.NOISE]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("params", [{"samples": 0}, {"weight": 0.0}, {"neighbours": 0}])
+def test_nothing_is_kept_where_nothing_shared_is_drawn(params):
+    algorithm, state = built("shared", **params)
+    done = algorithm.finish(state, algorithm.phases(None)[1], Context())
+    assert module.NOISE not in done.memory

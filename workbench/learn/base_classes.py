@@ -89,6 +89,12 @@ def added(memory: Mapping[str, Tensor], features: Tensor, rows: Tensor) -> Tenso
     }
 
 
+def means(memory: Mapping[str, Tensor]) -> Tensor:
+    """``[K, D]`` of the classes with at least two pictures, as in :class:`Described`; the memory knows some."""
+    known = memory[COUNT] > 1
+    return memory[SUM][known] / memory[COUNT][known][:, None] + memory[ORIGIN]
+
+
 @torch.no_grad()
 def described(memory: Mapping[str, Tensor]) -> Described | None:
     """Means and spreads, or ``None`` where nothing is known yet: no classes, or none with two pictures."""

@@ -70,7 +70,7 @@ def _minimiser(rows: Tensor, targets: Tensor, counts: Tensor, ctx: Context) -> T
     """``theta [r + 1, N]``, the bias in the last row, by Newton's method from zero."""
     theta = rows.new_zeros(rows.shape[1], targets.shape[1])
     value, g, p = _evaluated(rows, targets, counts, theta)
-    enough = _TOLERANCE * float(g.norm())
+    enough, squares = _TOLERANCE * float(g.norm()), rows.square()
     for _ in range(_STEPS):
         ctx.check()
         size = float(g.norm())
@@ -83,7 +83,7 @@ def _minimiser(rows: Tensor, targets: Tensor, counts: Tensor, ctx: Context) -> T
             bent = shares * (u - (p * u).sum(1, keepdim=True))
             return _penalised(torch.mm(rows.T, bent), v)
 
-        spread = torch.mm(rows.square().T, shares * (1 - p)) + 1
+        spread = torch.mm(squares.T, shares * (1 - p)) + 1
         direction = _conjugate_gradients(times, -g, spread, min(0.1, size**0.5) * size)
         slope = float((direction * g).sum())
         length = 1.0

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from workbench.data.episodes import Labelled
 
 CLASSES, STATISTICS = "classes", "statistics"
+NOISE = "drawn.noise"
+"""In the memory when all is measured, where the source classes share a covariance; see ``Calibrated.shared_noise``."""
 SEED = 0
 """Of the normal numbers."""
 
@@ -133,16 +135,36 @@ class Calibrated(forms.FixedTrunk):
         ctx.check()
         if at.phase == CLASSES:
             return supervised.step(self.network, s, batch, self.setting.classes_per_source)
+        before = {n: t for n, t in s.memory.items() if n != NOISE}  # of fewer pictures
         with torch.no_grad():
             features = self._features(s, batch.x)
             loss, accuracy = supervised.classified(s.learned, features, batch, self.setting.classes_per_source)
             rows = supervised.rows_of(batch, self.setting.classes_per_source)
             known = base_classes.added(s.memory, powered(features, self.p.power), rows)
-        return StepResult(grads={}, memory={**s.memory, **known}, metrics={"loss": float(loss), "accuracy": accuracy})
+        return StepResult(grads={}, memory={**before, **known}, metrics={"loss": float(loss), "accuracy": accuracy})
 
     def finish(self, s: State, phase: Phase, ctx: Context) -> State:  # noqa: ARG002
-        """When all is measured the classifier is not needed any more."""
-        return supervised.dropped(s) if phase.name == STATISTICS else s
+        """When all is measured the classifier is not needed any more; what no task changes is worked out."""
+        if phase.name != STATISTICS:
+            return s
+        noise, (learned, memory) = self.shared_noise(s), supervised.dropped(s)
+        return State(learned, {**memory, NOISE: noise} if noise is not None else memory)
+
+    @torch.no_grad()
+    def shared_noise(self, s: State) -> Tensor | None:
+        """``[m, D]`` of ``N(0, Sigma')`` where all source classes have one ``Sigma``, and so all tasks one ``Sigma'``.
+
+        A root of 1600 x 1600 numbers takes longer than all the rest of adapting.
+        """
+        p, known = self.p, base_classes.described(s.memory)
+        if known is None or known.form != "shared" or not (p.samples and p.weight and p.neighbours):
+            return None
+        return self._normal(known.mean) @ _root(known.spread, p.alpha).T
+
+    def _normal(self, like: Tensor) -> Tensor:
+        """``[m, D]``, the same for every task."""
+        numbers = torch.randn(self.p.samples, like.shape[1], generator=generator(SEED), dtype=torch.float64)
+        return numbers.to(like)
 
     @torch.no_grad()
     def adapt(
@@ -181,19 +203,23 @@ class Calibrated(forms.FixedTrunk):
         """
         shots = heads.one_hot(y, ways, x).sum(0)
         counts = (self.p.samples / shots[y]).round().clamp_min(1).long().tolist()
-        normal = torch.randn(max(counts), x.shape[1], generator=generator(SEED), dtype=torch.float64).to(x)
+        most = max(counts)
         means: list[Tensor] = []
-        roots: list[Tensor] = []
         noises: list[Tensor] = []
-        for mean, root in calibrated(x, s.memory, self.p.neighbours, self.p.alpha):
-            ctx.check()
-            if not roots or root is not roots[-1]:
-                noises.append(normal * root if root.ndim == 1 else normal @ root.T)
-            means.append(mean)
-            roots.append(root)
+        if NOISE in s.memory:
+            noises.append(s.memory[NOISE][:most].to(x))
+            means.extend(mean for mean, _ in borrowed(x, base_classes.means(s.memory), self.p.neighbours))
+        else:
+            normal, last = self._normal(x)[:most], None
+            for mean, root in calibrated(x, s.memory, self.p.neighbours, self.p.alpha):
+                ctx.check()
+                if root is not last:
+                    noises.append(normal * root if root.ndim == 1 else normal @ root.T)
+                means.append(mean)
+                last = root
         parts, basis = examples.in_span(torch.cat([x, torch.stack(means), *noises]).double())
         known, middle, noise = parts[: len(x)], parts[len(x) : 2 * len(x)], parts[2 * len(x) :]
-        noise = noise.view(len(noises), len(normal), -1).expand(len(x) if len(noises) == 1 else -1, -1, -1)
+        noise = noise.view(len(noises), most, -1).expand(len(x) if len(noises) == 1 else -1, -1, -1)
         drawn = torch.cat([middle[i] + noise[i, :n] for i, n in enumerate(counts)])
         return known, basis, drawn, y.repeat_interleave(torch.tensor(counts, device=y.device))
 
@@ -225,13 +251,18 @@ def calibrated(x: Tensor, memory: dict[str, Tensor], neighbours: int, alpha: flo
         yield from ((row, root) for row in x)
         return
     mean, spread = known.mean.to(x), known.spread.to(x)
-    n = min(neighbours, len(mean))
-    distance = mean.square().sum(1) - 2 * x @ mean.T  # less |x|^2, the same for all
-    near = distance.topk(n, largest=False).indices
     shared = _root(spread, alpha) if known.form == "shared" else None
-    for row, i in zip(x, near, strict=True):
-        root = _root(spread[i].mean(0), alpha) if shared is None else shared
-        yield (mean[i].sum(0) + row) / (n + 1), root
+    for middle, near in borrowed(x, mean, neighbours):
+        yield middle, _root(spread[near].mean(0), alpha) if shared is None else shared
+
+
+def borrowed(x: Tensor, means: Tensor, neighbours: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each example of ``x [S, D]`` the mean ``mu' [D]``, and which of ``means [K, D]`` it was borrowed from."""
+    means = means.to(x)
+    n = min(neighbours, len(means))
+    distance = means.square().sum(1) - 2 * x @ means.T  # less |x|^2, the same for all
+    for row, near in zip(x, distance.topk(n, largest=False).indices, strict=True):
+        yield (means[near].sum(0) + row) / (n + 1), near
 
 
 def _root(spread: Tensor, alpha: float) -> Tensor:
