@@ -340,6 +340,22 @@ def test_pixels_and_data_agree_on_both_scales(plot: CurvePlot) -> None:
     assert y[1] == pytest.approx((y[0] + y[2]) / 2), "equal ratios are equal distances"
 
 
+def test_a_logarithmic_axis_shows_zero_at_its_lower_end(themed: QApplication, qtbot) -> None:
+    plot = CurvePlot("Loss")
+    qtbot.addWidget(plot)
+    plot.resize(640, 200)
+    for key, value in (("some", 0.5), ("none", 0.0)):
+        plot.add_live(key, key, 0)
+        for x in (0, 500, 1000):
+            plot.append(key, x, value)
+    plot.set_log(True)
+    drawn_y = plot.curves["none"].line.getOriginalDataset()[1]
+    assert (plot.y_range[0] < drawn_y).all()
+    assert (drawn_y < math.log10(0.5)).all()
+    r = plot.plot_rect
+    assert r.bottom() - 8 < plot.to_pixels(500, 0.0).y() < r.bottom()
+
+
 def test_curves_are_really_drawn_in_both_themes(plot: CurvePlot, themed: QApplication) -> None:
     for name in ("light", "dark"):
         theme.apply(themed, name)

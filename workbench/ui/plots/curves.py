@@ -304,10 +304,19 @@ class CurvePlot(QWidget):
     def _drawn(self, x: Floats, y: Floats, begins: Sequence[int]) -> tuple[Floats, Floats]:
         """What is handed to the plot: thinned first, so that the logarithm is taken of few values."""
         few_x, few_y = with_gaps(x, y, begins)
-        return few_x, np.log10(np.maximum(few_y, _SMALLEST)) if self.log else few_y
+        if not self.log:
+            return few_x, few_y
+        return few_x, np.where(few_y <= 0, self._lowest, np.log10(np.maximum(few_y, _SMALLEST)))
 
     def _mapped_one(self, value: float) -> float:
-        return math.log10(max(value, _SMALLEST)) if self.log else value
+        if not self.log:
+            return value
+        return math.log10(max(value, _SMALLEST)) if value > 0 else self._lowest
+
+    @property
+    def _lowest(self) -> float:
+        """Where a logarithmic axis shows 0, which it does not have: just above its lower end."""
+        return self.y_range[0] + 0.02 * (self.y_range[1] - self.y_range[0])
 
     def _fit(self) -> None:
         drawn = [c.series for c in self.curves.values() if c.series.n]
