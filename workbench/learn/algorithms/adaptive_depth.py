@@ -22,7 +22,8 @@ then on, so features depend on their picture alone: the trunk gives the features
 choosing the depth of a new task costs nothing once they are kept.
 
 ``choice = best`` takes the block of the largest share alone, in use. The network behind the last block with a share is
-then superfluous: see :meth:`Depth.truncated`.
+then superfluous: :meth:`Depth.truncated` leaves it out, for a program of one's own. A model that is saved keeps the
+whole trunk, since neighbours and rejection are measured in the features of all blocks.
 
 Mistakes that are easily made here, and not made: choosing by the loss on the very examples the heads were fitted to
 (which the widest features always win); one scale for all blocks; logits of other classes' order; blocks that share a
@@ -89,8 +90,7 @@ class Depth(forms.FixedTrunk):
         choice: str = param(
             "mix",
             choices=("mix", "best"),
-            help="A task uses all blocks by their shares, or the one of the largest share alone, which can be "
-            "deployed as a shorter network.",
+            help="A task uses all blocks by their shares, or the one of the largest share alone.",
         )
         lr: float = forms.learning_rate()
         tasks: int = forms.tasks_per_step(1)
