@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PySide6.QtCore import Qt
@@ -12,13 +13,13 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QApplication, QPushButton, QTextBrowser, QWidget
 
 from workbench.core.errors import JobCancelledError, WorkbenchError
-from workbench.core.teach import AddClass
+from workbench.core.teach import AddClass, TeachTask
 from workbench.core.values import ClassId
 from workbench.services import jobs
 from workbench.services.requests import CheckRow, Exported, NearTie
 from workbench.ui import icons
 from workbench.ui.rooms.export.agreement import lines
-from workbench.ui.rooms.export.room import ExportRoom, when
+from workbench.ui.rooms.export.room import ExportRoom, hash_of, when
 
 from .conftest import FakeProject
 from .test_state import image
@@ -287,3 +288,13 @@ def test_copy_the_lines(room, qtbot):
 def test_the_lines_are_python(format_):
     code = lines(format_, "x" + {"onnx": ".onnx", "safetensors": ".safetensors", "pt2": ".pt2"}[format_])
     compile(code, format_, "exec")
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_queries_make_an_export_old_only_where_they_helped_to_adapt(together: bool) -> None:
+    def state(*queries: str) -> SimpleNamespace:
+        task = TeachTask(queries=tuple(image(n) for n in queries))
+        return SimpleNamespace(teach=task, result=SimpleNamespace(together=together))
+
+    assert (hash_of(state("a", "b")) == hash_of(state("a"))) is not together  # type: ignore[arg-type]
+    assert hash_of(state("a", "b")) == hash_of(state("b", "a"))  # type: ignore[arg-type]
