@@ -97,6 +97,8 @@ def measure(recipe: Recipe, data: Path, project: Path) -> None:
         # the entry is not on this machine: what was measured of another one is not mixed with this one's
         figures = {"name": recipe.name, "cells": {}}
     if "train" not in figures:
+        # what a run that was cut short had kept would bear the same name as what it comes to
+        shutil.rmtree(place / "knowledge", ignore_errors=True)
         begun = [r for r in list_runs(place) if r.state in {"interrupted", "stopped", "failed"}]
         trained = run(["resume", begun[0].id] if begun else started(recipe, data, project), data, place)
         newest = next(r for r in list_runs(place) if r.id == trained["run"])

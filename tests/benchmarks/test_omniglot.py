@@ -128,3 +128,19 @@ def test_a_method_that_trains_nothing_starts_from_anothers_network(tmp_path, mon
     other = next(r for r in RECIPES if r.start == recipe.start and r is not recipe)
     omniglot.measure(other, tmp_path, tmp_path / "p")
     assert [c[c.index("--algorithm") + 1] for c in commands if c[0] == "train"][2:] == [other.algorithm]
+
+
+def test_what_a_run_cut_short_had_kept_is_not_taken_for_the_trained(tmp_path, monkeypatch):
+    place = tmp_path / "p" / files.path_of(omniglot.BENCHMARK, omniglot.shown(omniglot.train_command(RECIPES[0]))).stem
+    (place / "knowledge" / "of-a-stopped-run").mkdir(parents=True)
+    workbench = Workbench(monkeypatch)
+    monkeypatch.setattr(omniglot, "list_runs", lambda place: [TrainRun("7", place, "", "", "", "stopped")])
+    answer = workbench.run
+
+    def resumed(command, data, place):
+        assert not (place / "knowledge").exists() or command[0] != "resume"
+        return answer(["train", *command[1:]] if command[0] == "resume" else command, data, place)
+
+    monkeypatch.setattr(omniglot, "run", resumed)
+    omniglot.measure(RECIPES[0], tmp_path, tmp_path / "p")
+    assert workbench.asked == ["train", *["evaluate"] * 4, "lake"]
