@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.benchmarks import meta_step
+from workbench.learn import fast
 
 
 @pytest.mark.parametrize("key", sorted(meta_step.ROWS))
@@ -23,7 +24,8 @@ def test_what_is_kept_of_a_row_holds_every_form_and_its_ratio():
     row = replace(meta_step.ROWS["fomaml"], ways=3, tasks=1)
     times = meta_step.timed(row, 2, tasks=1, size=16)
     found = meta_step.figures(row, times, 1e-12)
-    assert set(found["forms"]) == {"textbook", "peer", "clear", "full"}
+    low = {"bf16"} if fast.native() else set()
+    assert set(found["forms"]) == {"textbook", "peer", "clear", "full"} | low
     assert all(len(form["rounds"]) == 2 for form in found["forms"].values())
     assert found["forms"]["textbook"]["ratio"] == 1.0
     assert "FOMAML" in meta_step.line(found)

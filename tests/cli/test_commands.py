@@ -15,6 +15,8 @@ import pytest
 
 from workbench.__main__ import main
 from workbench.core import paths
+from workbench.learn.fast import native
+from workbench.project.runs import read_request
 
 ALPHABET = paths.samples() / "alphabets" / "Luzomi"
 OTHER = paths.samples() / "alphabets" / "Venkora"
@@ -24,7 +26,7 @@ TRAIN += ["--episodes", "6", "--image-size", "28", "--channels", "grey"]
 
 # the keys that stay, and what stands in them; more may be added
 TRAINED = {"entry", "path", "run", "algorithm", "backbone", "device", "seed", "episodes", "across_tasks", "seconds"}
-TRAINED |= {"validation"}
+TRAINED |= {"validation", "precision"}
 EVALUATED = {"entry", "algorithm", "ways", "shots", "queries", "episodes", "across_tasks", "seed", "accuracy", "ci95"}
 EVALUATED |= {"episodes_sha256", "transductive", "seconds_per_task"}
 EXPORT = {"format", "files", "verified", "images_checked", "top1_agreement", "max_relative_logit_difference"}
@@ -93,6 +95,17 @@ def test_train_prints_the_entry(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert code == 0
     assert set(shown) >= KNOWN
     assert shown["provenance"]["episodes"] == 6
+
+
+@pytest.mark.skipif(not native(), reason="a processor without instructions for bf16")
+def test_a_precision_reaches_the_run_and_the_card(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    low = [*TRAIN, "--backbone", "conv4", "--image-size", "16", "--precision", "bf16"]
+    code, done = run(capsys, *low, "--project", str(tmp_path))
+    assert code == 0
+    assert done["precision"] == "bf16"
+    shown = run(capsys, "knowledge", "show", done["entry"], "--project", str(tmp_path))[1]
+    assert shown["provenance"]["precision"] == "bf16"
+    assert read_request(tmp_path / "runs" / done["run"]).precision == "bf16"
 
 
 def test_the_same_seed_learns_the_same(project: Path, tmp_path: Path) -> None:

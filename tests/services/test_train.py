@@ -78,6 +78,7 @@ class TestRefusals:
             ({"algorithm": "magic"}, "none called 'magic'"),
             ({"backbone": "magic"}, "none called 'magic'"),
             ({"device": "cuda:77"}, "does not offer it"),
+            ({"backbone": "resnet12", "precision": "bf16"}, "no fast path to compute in bf16"),
             ({"params": {"lr": "fast"}}, "lr must be a number"),
             ({"params": {"speed": "1"}}, "no hyperparameter called"),
             (

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication, QFileDialog, QPushButton, QRadioButton
+from PySide6.QtWidgets import QApplication, QCheckBox, QFileDialog, QPushButton, QRadioButton
 
 from workbench.cli.parser import build as build_parser
 from workbench.core.context import Context, Metric, Progress
@@ -155,13 +155,23 @@ def test_the_request_holds_what_the_form_holds() -> None:
     assert (request.ways, request.shots, request.queries) == ((5, 20), (1, 5), 7)
     assert request.sources == TASKS
     assert request.params == {"steps": 3}
+    assert forms.request(Setup(precision="bf16"), TASKS, "").precision == "bf16"
+    assert setup_of(replace(request, precision="bf16")).precision == "bf16"
     assert setup_of(request) == setup if setup.minutes == 5.0 else True
     assert forms.request(Setup(), TASKS, "").minutes == 5.0
 
 
 def test_the_command_is_understood_by_the_command_line() -> None:
     setup = Setup(
-        "maml", {"steps": 3}, ways=(5, 20), rotations=True, across_tasks=True, unit="episodes", episodes=900, seed=4
+        "maml",
+        {"steps": 3},
+        ways=(5, 20),
+        rotations=True,
+        across_tasks=True,
+        unit="episodes",
+        episodes=900,
+        seed=4,
+        precision="bf16",
     )
     tasks = (make_task("with space"), *TASKS)
     words = shlex.split(forms.command(setup, tasks))
@@ -172,6 +182,7 @@ def test_the_command_is_understood_by_the_command_line() -> None:
     assert (parsed.ways, parsed.episodes, parsed.seed) == ((5, 20), 900, 4)
     assert parsed.rotations
     assert parsed.across_tasks
+    assert parsed.precision == "bf16"
     assert [tuple(s) for s in parsed.settings] == [("steps", "3")]
 
 
@@ -797,6 +808,12 @@ def test_devices_are_tested_only_when_their_editor_opens(
     assert [(c.text(), c.isEnabled()) for c in choices] == [("CPU, 2 cores", True), ("A card", False)]
     assert choices[1].accessibleDescription() == "The driver is too old"
     assert chip.value == "CPU, 2 cores"
+    (faster,) = chip.popover.findChildren(QCheckBox)
+    faster.click()
+    assert room.setup.precision == "bf16"
+    assert chip.value == "CPU, 2 cores, bf16"
+    faster.click()
+    assert room.setup.precision == "full"
     chip.popover.close()
     settle(room, qtbot)
 

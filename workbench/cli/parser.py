@@ -14,11 +14,12 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.paths import scratch_project
+from workbench.core.values import Precision
 
 Command = Callable[[argparse.Namespace, Context], int]
 
@@ -182,6 +183,12 @@ def build() -> argparse.ArgumentParser:
     train.add_argument("--channels", choices=["grey", "rgb"], default="rgb")
     train.add_argument("--set", dest="settings", type=assignment, action="append", default=[], metavar="NAME=VALUE")
     train.add_argument("--device", default="cpu", metavar="D")
+    train.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="full",
+        help="bf16: convolve between 16-bit floats while training, faster on processors made for it (default: full)",
+    )
     train.add_argument("--seed", type=whole, default=0, metavar="S")
     train.add_argument("--name", default="", help="name of the entry")
 

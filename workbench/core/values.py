@@ -10,7 +10,7 @@ import enum
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, get_args
 
 TaskId = NewType("TaskId", str)
 EntryId = NewType("EntryId", str)
@@ -19,6 +19,8 @@ ClassId = NewType("ClassId", str)
 
 Channels = Literal["grey", "rgb"]
 Severity = Literal["error", "warning", "ignored"]
+Precision = Literal["full", "bf16"]
+"""Of training: 32-bit floats, or convolutions between 16-bit ones."""
 
 
 class Role(enum.StrEnum):
@@ -353,6 +355,7 @@ class TrainRequest:
         pretrained: use the backbone's pretrained weights.
         device: key, e.g. ``cpu`` or ``cuda:0``.
         command: the command line that asks for the same, for the card.
+        precision: of training alone; validation and use are in full precision.
     """
 
     sources: tuple[Task, ...]
@@ -375,6 +378,7 @@ class TrainRequest:
     name: str = ""
     command: str = ""
     patience: int | None = None
+    precision: Precision = "full"
 
     def __post_init__(self) -> None:
         if (self.episodes is None) == (self.minutes is None):
@@ -387,6 +391,8 @@ class TrainRequest:
             raise ValueError("an episode needs at least one query per class")
         if self.patience is not None and self.patience < 1:
             raise ValueError("a run needs patience for at least one validation")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"{self.precision} is not a precision of training")
 
 
 @dataclass(frozen=True, slots=True)

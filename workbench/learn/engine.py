@@ -81,7 +81,7 @@ def train(
 
     Raises:
         NotFiniteError: the loss or a gradient stopped being finite; the checkpoint before that is kept.
-        WorkbenchError: ``folder`` holds another run.
+        WorkbenchError: ``folder`` holds another run, or training cannot have the plan's precision.
         StorageError: the folder cannot be written, or all its checkpoints are damaged.
     """
     ctx.seed = plan.seed
@@ -117,6 +117,7 @@ def _begin(
     asked = [algorithm.info.key, repr(algorithm.p), repr(replace(algorithm.setting, weights=None))]
     budget = (plan.episodes, plan.minutes, plan.seed, plan.tested, plan.validate_every, plan.patience)
     asked += [repr(budget), str(sampler.classes_per_source)]
+    asked += [] if plan.precision == "full" else [plan.precision]
     asked += [repr((sampler.ways, sampler.shots, sampler.queries, sampler.across_tasks, sampler.images))]
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     found, note = (None, "") if folder is None else load_checkpoint(folder, plan.device)
@@ -302,12 +303,13 @@ class _Job:
 
 
 def _faster(algorithm: Algorithm, plan: Plan) -> Callable[[State, Any, At, Context], StepResult] | None:
-    """The same step from the fast path, where there is one; nothing here needs that package."""
-    if find_spec("workbench.learn.fast") is None:
+    """The same step from the fast path, where there is one; in full precision nothing here needs that package."""
+    if plan.precision == "full" and find_spec("workbench.learn.fast") is None:
         return None
     from workbench.learn import fast
 
-    return fast.step_of(algorithm, plan.device)
+    fast.check_precision(algorithm, plan.device, plan.precision)
+    return fast.step_of(algorithm, plan.device, plan.precision)
 
 
 def _gradients(result: StepResult, leaves: Tensors) -> Tensors:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from workbench.core.values import Precision
+
 # Of a budget of episodes: all validation episodes on the way, and those behind the reported figure. Such an episode
 # costs about a third of a training episode, and far less where features are kept.
 _ON_THE_WAY, _REPORT = 0.2, 0.1
@@ -26,6 +28,7 @@ class Plan:
         patience: a phase ends after so many validations without a better one; ``None`` = never.
         checkpoint_every_seconds: between checkpoints.
         checkpoint_every_steps: also after so many outer steps; ``None`` = never.
+        precision: of training; validation is in full precision.
         gallery_every_seconds: between episodes sent as events, as long as somebody takes them; ``None`` = none.
     """
 
@@ -40,6 +43,7 @@ class Plan:
     patience: int | None = None
     checkpoint_every_seconds: float = 30.0
     checkpoint_every_steps: int | None = None
+    precision: Precision = "full"
     gallery_every_seconds: float | None = 1.0
 
     def __post_init__(self) -> None:

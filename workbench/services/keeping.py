@@ -72,6 +72,7 @@ def keep(
             "seconds": outcome.seconds,
             "stopped": outcome.stopped,
             "device": request.device,
+            "precision": request.precision,
             "across_tasks": request.across_tasks,
             "rotations": request.rotations,
             "queries": request.queries,

@@ -11,6 +11,7 @@ from workbench.core.values import Preprocess, Role, Task, TrainRequest
 from workbench.data.cache import decoded
 from workbench.data.episodes import Sampler
 from workbench.data.source import Source, mean_std, source_from, split_validation
+from workbench.learn.fast import check_precision
 from workbench.learn.protocol import Algorithm, Setting
 from workbench.learn.registry import create
 from workbench.services.devices import check_device
@@ -93,8 +94,9 @@ def check(request: TrainRequest, project: Path) -> None:
     """Refuse at once what can be refused without reading a picture.
 
     Raises:
-        WorkbenchError: an unknown algorithm, backbone, hyperparameter or device, weights that are not there, pictures
-            too small for the backbone, a range of ways for a head with fixed rows, or nothing to train on.
+        WorkbenchError: an unknown algorithm, backbone, hyperparameter or device, a precision that training cannot have,
+            weights that are not there, pictures too small for the backbone, a range of ways for a head with fixed rows,
+            or nothing to train on.
     """
     depth = 1 if request.channels == "grey" else 3
     setting = Setting(request.backbone, depth, request.size, request.ways[1])
@@ -110,7 +112,7 @@ def check(request: TrainRequest, project: Path) -> None:
         Preprocess(request.size, request.channels, mean=(0.5,) * depth, std=(0.5,) * depth)
     except ValueError as error:
         raise WorkbenchError("The run did not start", str(error), "Choose another image size") from error
-    check_device(request.device)
+    check_precision(algorithm, check_device(request.device), request.precision)
     used_tasks(request.sources)
     weights_for(request.backbone, request.start, request.pretrained, project).normalisation_for(depth)
 

@@ -82,7 +82,9 @@ def _learn(
     """What training gave; where its numbers stopped being finite, the best state before that and the reason."""
     kind: Literal["classes", "images"] = "images" if prepared.validation_kind == "images" else "classes"
     device, patience = check_device(request.device), request.patience
-    plan = Plan(request.episodes, request.minutes, request.seed, device, kind, patience=patience)
+    plan = Plan(
+        request.episodes, request.minutes, request.seed, device, kind, patience=patience, precision=request.precision
+    )
     try:
         return run_engine(prepared.algorithm, prepared.sampler, prepared.validation, plan, ctx, folder), None
     except NotFiniteError as error:

@@ -107,7 +107,7 @@ class Layer:
     """One block of one pass.
 
     Attributes:
-        kernel: signed.
+        kernel: signed, in the type that it convolves in.
         sign: of the gain ``[O]``, or ``None`` where all are positive.
         gain: ``|gain|``.
         shift: as given.
@@ -195,7 +195,12 @@ def cut(x: Tensor, count: int | None = None) -> list[Pictures]:
 
 
 def forward(
-    blocks: Sequence[Block], pictures: list[Pictures], eps: float, given: Sequence[Moments] | None = None
+    blocks: Sequence[Block],
+    pictures: list[Pictures],
+    eps: float,
+    given: Sequence[Moments] | None = None,
+    *,
+    low: bool = False,
 ) -> tuple[list[Tensor], Tape]:
     """Features ``[b, D]`` of each chunk, and what :func:`backward` needs.
 
@@ -204,6 +209,7 @@ def forward(
         pictures: chunks from :func:`cut`.
         eps: of the norm.
         given: statistics of each block's ``conv(x, kernel)``, or ``None`` for the pictures' own.
+        low: convolve in bfloat16; the first block is no convolution.
     """
     tape = Tape(pictures, given is None, [])
     for number, block in enumerate(blocks):
@@ -217,6 +223,8 @@ def forward(
                 layer.seen = _of_patches(pictures, flat)
         else:
             before = tape.layers[-1]
+            if low:
+                kernel = layer.kernel = kernel.to(torch.bfloat16)
             jobs = [partial(_next, before, i, kernel, given is None) for i in range(len(pictures))]
             found = workers.each(jobs)
             layer.chunks = [passed for passed, _ in found]

@@ -56,17 +56,25 @@ def cut(x: Tensor) -> list[Pictures]:
 
 
 def up(
-    values: Sequence[Tensor], pictures: list[Pictures], eps: float, given: Sequence[Moments] | None
+    values: Sequence[Tensor],
+    pictures: list[Pictures],
+    eps: float,
+    given: Sequence[Moments] | None,
+    *,
+    low: bool = False,
 ) -> tuple[Tensor, Tape]:
-    """Features ``[B, D]`` and the tape; ``values`` are kernel, gain and shift of each block."""
+    """Features ``[B, D]`` and the tape; ``values`` are kernel, gain and shift of each block.
+
+    With ``low`` the convolutions are in bfloat16, here and in all that follows from the tape.
+    """
     if len(pictures) > 1 or workers.threads() > 1:
-        parts, tape = blocks.forward(blocks.blocks_of(values), pictures, eps, given)
+        parts, tape = blocks.forward(blocks.blocks_of(values), pictures, eps, given, low=low)
         return torch.cat(parts), tape
     flat = [t.detach() for m in given or () for t in m[:2]]
     there = Whole(pictures[0], [], given is None, eps, [], [])
     plain = [v.detach() for v in values]
     out, there.seen, there.layers = whole.run(
-        whole.up, pictures[0].patches, there.sides, plain, there.measured, flat, eps
+        whole.up, pictures[0].patches, there.sides, plain, there.measured, flat, eps, low
     )
     return out, there
 

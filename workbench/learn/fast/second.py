@@ -80,7 +80,7 @@ def _largest(chunk: Pictures, flat: Tensor, where: Tensor) -> Tensor:
 
 
 def _next(layer: Layer, x: list[Tensor], kernel: Tensor, gain: Tensor, shift: Tensor) -> _Moved:
-    wide = channels_last(torch.cat([kernel, layer.kernel], 1))
+    wide = channels_last(torch.cat([kernel.to(layer.kernel), layer.kernel], 1))
 
     def convolved(i: int) -> tuple[Tensor, Tensor, Tensor]:
         chunk = layer.chunks[i]
@@ -146,7 +146,7 @@ def _through(
 ) -> tuple[Tensor, Tensor]:
     """The kernel's gradient, and ``dz'`` of the block below."""
     chunk = layer.chunks[i]
-    both = channels_last(torch.cat([layer.kernel, here.kernel]))
+    both = channels_last(torch.cat([layer.kernel, here.kernel.to(layer.kernel)]))
     tensors = [sparse, chunk.x, chunk.y, back.dy[i], here.x[i], here.y[i]]
     dense = [slope, level, back.slope]
     found: tuple[Tensor, Tensor] = kernels.run(

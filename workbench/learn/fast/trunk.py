@@ -46,14 +46,23 @@ def eps(module: nn.Module) -> float:
     return next(part.eps for part in module.modules() if isinstance(part, norm.Norm2d))
 
 
-def substitute() -> functional.Substitute:
-    """:func:`features` that cuts a tensor of pictures once, however often they pass."""
-    known: dict[int, tuple[Tensor, list[blocks.Pictures]]] = {}
+class Substitute:
+    """:func:`features` that cuts a tensor of pictures once, however often they pass.
 
-    def run(module: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
-        return features(module, params, x, known)
+    Attributes:
+        low: convolve in bfloat16.
+        used: whether any pictures passed this way.
+    """
 
-    return run
+    def __init__(self, *, low: bool = False) -> None:
+        self.low, self.used = low, False
+        self._known: dict[int, tuple[Tensor, list[blocks.Pictures]]] = {}
+
+    def __call__(self, module: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
+        """As ``functional.Substitute``."""
+        found = features(module, params, x, self._known, low=self.low)
+        self.used = self.used or found is not None
+        return found
 
 
 def features(
@@ -61,8 +70,14 @@ def features(
     params: Mapping[str, Tensor],
     x: Tensor,
     known: dict[int, tuple[Tensor, list[blocks.Pictures]]] | None = None,
+    *,
+    low: bool = False,
 ) -> Tensor | None:
-    """``[B, D]``, or ``None`` where the network, the device or the policy of ``norm`` is another."""
+    """``[B, D]``, or ``None`` where the network, the device or the policy of ``norm`` is another.
+
+    With ``low`` the convolutions are in bfloat16, there and back. A third derivative, or a second one through the
+    statistics, stays in full precision.
+    """
     policy = norm.current()
     if policy is None or x.device.type != "cpu" or x.requires_grad or not fits(module):
         return None
@@ -74,10 +89,11 @@ def features(
     out: Tensor
     if policy.given is not None:
         given = [policy.given[path] for path in paths(module)]
-        out = _Given.apply(module, pictures, [m.values for m in given], x, *values, *(t for m in given for t in m[:2]))
+        flat, numbers = [t for m in given for t in m[:2]], [m.values for m in given]
+        out = _Given.apply(module, pictures, (numbers, low), x, *values, *flat)
         return out
     counts: list[int] = []
-    out, *seen = _Own.apply(module, pictures, (counts, policy.differentiable), x, *values)
+    out, *seen = _Own.apply(module, pictures, (counts, policy.differentiable, low), x, *values)
     moments = map(norm.Moments, seen[::2], seen[1::2], counts)
     policy.record.update(zip(paths(module), moments, strict=True))
     return out
@@ -91,12 +107,12 @@ class _Own(torch.autograd.Function):
         ctx: Any,
         module: nn.Module,
         pictures: list[blocks.Pictures],
-        kept: tuple[list[int], bool],
+        kept: tuple[list[int], bool, bool],
         x: Tensor,
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
-        counts, differentiable = kept
-        found, tape = passes.up(values, pictures, eps(module), None)
+        counts, differentiable, low = kept
+        found, tape = passes.up(values, pictures, eps(module), None, low=low)
         seen = passes.statistics(tape)
         counts += [m.values for m in seen]
         flat = [t for m in seen for t in m[:2]]
@@ -154,11 +170,17 @@ class _Given(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, module: nn.Module, pictures: list[blocks.Pictures], counts: list[int], x: Tensor, *tensors: Tensor
+        ctx: Any,
+        module: nn.Module,
+        pictures: list[blocks.Pictures],
+        kept: tuple[list[int], bool],
+        x: Tensor,
+        *tensors: Tensor,
     ) -> Tensor:
+        counts, low = kept
         values, flat = tensors[: -2 * len(counts)], tensors[-2 * len(counts) :]
         given = list(map(norm.Moments, flat[::2], flat[1::2], counts))
-        found, tape = passes.up(values, pictures, eps(module), given)
+        found, tape = passes.up(values, pictures, eps(module), given, low=low)
         ctx.save_for_backward(x, *tensors)
         ctx.module, ctx.counts, ctx.tape = module, counts, tape
         return found

@@ -53,9 +53,17 @@ def as_kernel(flat: Tensor) -> Tensor:
 
 
 def up(
-    patches: Tensor, sides: List[int], values: List[Tensor], measured: List[Tensor], given: List[Tensor], eps: float
+    patches: Tensor,
+    sides: List[int],
+    values: List[Tensor],
+    measured: List[Tensor],
+    given: List[Tensor],
+    eps: float,
+    low: bool,
 ) -> Tuple[Tensor, List[Tensor], List[List[Tensor]]]:
     """Features ``[b, D]``, ``mean, var`` of each block, and what each leaves behind; ``given`` as these, or empty.
+
+    With ``low`` the kernels of the convolutions are kept in bfloat16.
 
     The first two are no tensors of the third: with a graph they would otherwise hold themselves.
     """
@@ -78,6 +86,8 @@ def up(
                 var = ((torch.mm(wide, measured[1]) * wide).sum(1).clamp_min(0) / patches.size(1)).to(flat)
         else:
             before = layers[i - 1]
+            if low:
+                kernel = kernel.to(torch.bfloat16)
             x, y, largest, where, mean, var = climb(
                 before[9], before[5], before[6], before[2], before[3], eps, kernel, own
             )
@@ -172,7 +182,8 @@ def changes(
             peak = first_changes(patches, flat, where, height, width, few)
         else:
             n = float(x.size(0) * x.size(2) * x.size(3))
-            change, total, product = next_changes(x, out, laid(torch.cat([kernel_m, kernel], 1)), y, mean)
+            both = laid(torch.cat([kernel_m.to(kernel.dtype), kernel], 1))
+            change, total, product = next_changes(x, out, both, y, mean)
             mean_m, var_m = total / n, product * (2.0 / n)
             peak = at(change, where)
         rate_m = -0.5 * rate * rate * rate * var_m
@@ -195,7 +206,7 @@ def changes(
         level = -(scale_m * plain + scale * plain_m) / n - slope * mean - slope0 * mean_m
         sparse = dz * column(scale) + dz0 * column(scale_m)
         if i > 0:
-            both = laid(torch.cat([kernel, kernel_m]))
+            both = laid(torch.cat([kernel, kernel_m.to(kernel.dtype)]))
             of_kernel, dz = descend_changes(
                 [sparse, x, y, dy, x_m, change], where, [kernel, both], [slope, level, slope0], layers[i - 1][10]
             )

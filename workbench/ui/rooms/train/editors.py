@@ -289,6 +289,14 @@ def device_editor(
         )
     if not devices:
         column.addWidget(label("No device was found", "secondary"))
+    faster = QCheckBox("Train in lower precision (bf16)")
+    faster.setChecked(get().precision == "bf16")
+    faster.setToolTip(
+        "Convolutions of a Conv-4 between 16-bit numbers, on a CPU made for it: faster, and about as accurate. "
+        "Validation and use stay in full precision."
+    )
+    faster.toggled.connect(lambda on: put(replace(get(), precision="bf16" if on else "full")))
+    column.addWidget(faster)
     return made
 
 

@@ -116,4 +116,5 @@ def setup_of(request: TrainRequest) -> Setup:
         episodes=request.episodes or 1000,
         seed=request.seed,
         device=request.device,
+        precision=request.precision,
     )

@@ -56,6 +56,7 @@ def facts(
         ("Episode", _episode(request)),
         ("Seed", str(request.seed)),
         ("Device", request.device),
+        ("Precision", request.precision),
         ("Time", time_words(row.seconds)),
     ]
     if row.accuracy is not None:

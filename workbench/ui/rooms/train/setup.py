@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from workbench.core.params import FieldSpec
 from workbench.core.paths import display
-from workbench.core.values import Channels, Role, Task, TrainRequest
+from workbench.core.values import Channels, Precision, Role, Task, TrainRequest
 
 Range = tuple[int, int]
 Unit = Literal["minutes", "episodes"]
@@ -36,6 +36,7 @@ class Setup:
         episodes: of the budget.
         seed: of the run.
         device: key.
+        precision: of training.
     """
 
     algorithm: str = "protonet"
@@ -54,6 +55,7 @@ class Setup:
     episodes: int = 1000
     seed: int = 0
     device: str = "cpu"
+    precision: Precision = "full"
 
 
 def count(n: float, one: str, many: str = "") -> str:
@@ -172,6 +174,7 @@ def request(setup: Setup, tasks: Sequence[Task], name: str) -> TrainRequest:
         channels=setup.channels,
         pretrained=setup.pretrained,
         device=setup.device,
+        precision=setup.precision,
         seed=setup.seed,
         name=name,
         command=command(setup, tasks),
@@ -192,6 +195,7 @@ def command(setup: Setup, tasks: Sequence[Task]) -> str:
     words += ["--pretrained"] if setup.pretrained else []
     for key, value in setup.params.items():
         words += ["--set", f"{key}={value}"]
+    words += ["--precision", setup.precision] if setup.precision != "full" else []
     words += ["--device", setup.device, "--seed", str(setup.seed)]
     return shlex.join(words)
 

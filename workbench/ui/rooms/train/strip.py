@@ -111,7 +111,8 @@ class SetupStrip(QFrame):
         budget = f"{s.minutes:g} min" if s.unit == "minutes" else count(s.episodes, "episode")
         self.chips["budget"].show_value(budget, reasons.get("budget", ""))
         self.chips["seed"].show_value(str(s.seed))
-        self.chips["device"].show_value(self._device_words(s.device))
+        precision = "" if s.precision == "full" else f", {s.precision}"
+        self.chips["device"].show_value(self._device_words(s.device) + precision)
 
     def set_devices(self, rows: Sequence[DeviceRow]) -> None:
         """The devices are tested: name them, and show them in an editor that waits for them."""
