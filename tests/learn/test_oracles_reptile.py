@@ -176,3 +176,20 @@ def test_all_pictures_of_an_episode_are_trained_on():
     )
     a, b = stepped(algorithm, state, e).grads, stepped(algorithm, state, other).grads
     assert not torch.equal(a["trunk.conv.weight"], b["trunk.conv.weight"])
+
+
+def test_the_running_averages_move_towards_the_statistics_of_the_pictures_at_the_start():
+    """Of all pictures, or of the first minibatch where no pass of all is needed for a head at zero."""
+    e = task()
+    x, y = everything(e)
+    (first, *_) = reptile.minibatches(len(y), 4, 3, generator(Context(seed=4).seed_for("reptile/episodes/0/0")))
+    for head, seen_first in (("prototype", x), ("zero", x[first])):
+        algorithm, state = built(head=head, inner_batch=4, inner_steps=3)
+        with norm.batch_statistics() as seen:
+            functional.call(algorithm.network, functional.under(state.learned), {}, seen_first)
+        wanted = functional.named(norm.running_average(functional.under(state.memory), norm.detached(seen)))
+        found = stepped(algorithm, state, e).memory
+        for name in state.memory:
+            if "running" in name:
+                torch.testing.assert_close(found[name], wanted[name], rtol=1e-12, atol=1e-14)
+                assert not torch.equal(found[name], state.memory[name])

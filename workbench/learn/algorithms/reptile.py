@@ -131,11 +131,11 @@ class Reptile(forms.WholeNetwork):
             return list(self._fit(s, x, y, episode.ways, rows, ctx))
 
         done = functional.each([partial(fitted, i, episode) for i, episode in enumerate(batch.episodes)])
-        for episode, (start, *steps) in zip(batch.episodes, done, strict=True):
+        for episode, (_, *steps) in zip(batch.episodes, done, strict=True):
             end = steps[-1]
             ends.append({n: end.theta[n] for n in s.learned})
             squares = {n: q + end.square[n.removeprefix(SQUARE)] / tasks for n, q in squares.items()}
-            buffers = norm.running_average(buffers, start.statistics)
+            buffers = norm.running_average(buffers, end.statistics)
             losses += [step.loss for step in steps]
             rights += [step.right for step in steps]
             if correct is None:
@@ -174,8 +174,9 @@ class Reptile(forms.WholeNetwork):
             ctx.check()
             with torch.enable_grad():
                 leaves = {n: t.detach().requires_grad_() for n, t in theta.items()}
-                with norm.batch_statistics():
+                with norm.batch_statistics() as seen:
                     features = functional.call(self.network, functional.under(leaves), {}, x[row])
+                statistics = statistics or norm.detached(seen)
                 logits = F.linear(features, leaves["head.weight"], leaves["head.bias"])
                 loss = F.cross_entropy(logits, y[row])
                 grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
@@ -190,14 +191,17 @@ class Reptile(forms.WholeNetwork):
 
     @torch.no_grad()
     def _start(self, s: State, x: Tensor, y: Tensor, ways: int) -> tuple[Tensors, norm.Statistics]:
-        """The initialisation with a fresh head, and the statistics of the task's pictures under it."""
+        """The initialisation with a fresh head, and the statistics of the task's pictures under it.
+
+        A head at zero needs no pass of all pictures, so there are none: the first minibatch meets the same network.
+        """
         trunk = detach(s.learned)
+        if self.p.head == "zero":
+            zero = {"head.weight": x.new_zeros(ways, self.features), "head.bias": x.new_zeros(ways)}
+            return {**trunk, **zero}, {}
         with norm.batch_statistics() as statistics:
             features = functional.call(self.network, functional.under(trunk), {}, x)
-        if self.p.head == "zero":
-            weight, bias = features.new_zeros(ways, self.features), features.new_zeros(ways)
-        else:
-            weight, bias = heads.prototype_linear(heads.prototypes(features, y, ways), heads.START / self.features)
+        weight, bias = heads.prototype_linear(heads.prototypes(features, y, ways), heads.START / self.features)
         return {**trunk, "head.weight": weight, "head.bias": bias}, statistics
 
     @torch.no_grad()
@@ -216,8 +220,8 @@ class Reptile(forms.WholeNetwork):
 class _Fit(NamedTuple):
     """Where the inner training on one task stands.
 
-    ``theta`` and its second moments ``square`` by name; ``statistics`` of the task's pictures at the start; loss and
-    accuracy of the last minibatch before its step.
+    ``theta`` and its second moments ``square`` by name; ``statistics`` of the task's pictures at the start, of the
+    first minibatch alone where the head begins at zero; loss and accuracy of the last minibatch before its step.
     """
 
     theta: Tensors
