@@ -124,13 +124,14 @@ def _begin(
     if found is None:
         state = algorithm.init(generator(ctx.seed_for("init"))) if start is None else start
         state = State(*({k: v.detach().to(plan.device) for k, v in part.items()} for part in state))
-        return Run(Position(), state, Moments(), generator(ctx.seed_for("episodes")), None, digest), note
+        return Run(Position(), _by_name(state), Moments(), generator(ctx.seed_for("episodes")), None, digest), note
     if found.asked != digest:
         raise WorkbenchError(
             "The run was not resumed",
             "its checkpoint belongs to a run with other data, settings or seed",
             "Start a new run, or resume this one with what it was started with",
         )
+    found.state = _by_name(found.state)
     if note:
         ctx.status(note)
     return found, note
@@ -180,7 +181,7 @@ class _Job:
                 self.ctx.status(doing)
             self.say_step(batch, result, loss)
             self.say_progress()
-        run.state = self.algorithm.finish(run.state, phase, self.ctx)
+        run.state = _by_name(self.algorithm.finish(run.state, phase, self.ctx))
         run.moments = Moments()
         at.phase, at.phase_episodes, at.phase_seconds, at.stale = at.phase + 1, 0, 0.0, 0
 
@@ -209,7 +210,7 @@ class _Job:
                 "Start again with a smaller learning rate; the best state before it is kept",
             )
         memory = run.state.memory if result.memory is None else detach(result.memory)
-        run.state = State(stepped(run.state.learned, grads, run.moments, phase, used, size), memory)
+        run.state = _by_name(State(stepped(run.state.learned, grads, run.moments, phase, used, size), memory))
         at.step += 1
         at.episodes += episodes
         at.phase_episodes += episodes
@@ -310,6 +311,15 @@ def _faster(algorithm: Algorithm, plan: Plan) -> Callable[[State, Any, At, Conte
 
     fast.check_precision(algorithm, plan.device, plan.precision)
     return fast.step_of(algorithm, plan.device, plan.precision)
+
+
+def _by_name(state: State) -> State:
+    """The state with its tensors in the order of their names.
+
+    A checkpoint gives them back in another order than they were made in. What adds up over all of them, as a gradient
+    for weights that all coordinates share does, must come to the same to the last bit.
+    """
+    return State(*(dict(sorted(part.items())) for part in state))
 
 
 def _gradients(result: StepResult, leaves: Tensors) -> Tensors:
