@@ -121,7 +121,7 @@ def figures_of(entry: KnowledgeEntry, found: Evaluation, transductive: bool) -> 
         "transductive": transductive,
         "seconds_per_task": found.seconds_per_task,
         "episodes_sha256": found.sha256,
-        "trained": {k: entry.provenance.get(k) for k in ("command", "episodes", "seconds", "seed")},
+        "trained": {k: entry.provenance.get(k) for k in ("episodes", "seconds", "seed")},
     }
 
 
