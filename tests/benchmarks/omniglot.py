@@ -21,7 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,14 @@ def shown(command: Sequence[str]) -> str:
     return "uv run workbench " + " ".join(part if part.startswith(_DATA) else shlex.quote(part) for part in command)
 
 
-def run(command: Sequence[str], data: Path, project: Path) -> dict[str, Any]:
+def run(command: Sequence[str], data: Path, project: Path, *, computing: bool = False) -> dict[str, Any]:
     """Run a command of the workbench.
+
+    Args:
+        command: its arguments.
+        data: the folder of the data.
+        project: the folder of the project.
+        computing: count the seconds of computing instead of the clock's, see :mod:`tests.benchmarks.computing`.
 
     Returns:
         its JSON.
@@ -76,7 +82,15 @@ def run(command: Sequence[str], data: Path, project: Path) -> dict[str, Any]:
     """
     real = [str(data / part.removeprefix(f"{_DATA}/")) if part.startswith(_DATA) else part for part in command]
     ended = subprocess.run(
-        [sys.executable, "-m", "workbench", *real, "--project", str(project), "--json"],
+        [
+            sys.executable,
+            "-m",
+            "tests.benchmarks.computing" if computing else "workbench",
+            *real,
+            "--project",
+            str(project),
+            "--json",
+        ],
         stdout=subprocess.PIPE,
         check=False,
         text=True,
@@ -87,7 +101,7 @@ def run(command: Sequence[str], data: Path, project: Path) -> dict[str, Any]:
     return found
 
 
-def measure(recipe: Recipe, data: Path, project: Path) -> None:
+def measure(recipe: Recipe, data: Path, project: Path, *, computing: bool = False) -> None:
     """Train, or take up what was begun, then measure the cells that are missing; each result is kept at once."""
     key = shown(train_command(recipe))
     before = files.read(BENCHMARK, key)
@@ -100,7 +114,12 @@ def measure(recipe: Recipe, data: Path, project: Path) -> None:
         # what a run that was cut short had kept would bear the same name as what it comes to
         shutil.rmtree(place / "knowledge", ignore_errors=True)
         begun = [r for r in list_runs(place) if r.state in {"interrupted", "stopped", "failed"}]
-        trained = run(["resume", begun[0].id] if begun else started(recipe, data, project), data, place)
+        trained = run(
+            ["resume", begun[0].id] if begun else started(recipe, data, project, computing=computing),
+            data,
+            place,
+            computing=computing,
+        )
         newest = next(r for r in list_runs(place) if r.id == trained["run"])
         figures["train"] = {
             k: trained[k] for k in ("algorithm", "episodes", "seconds", "seed", "validation", "stopped")
@@ -111,11 +130,12 @@ def measure(recipe: Recipe, data: Path, project: Path) -> None:
             if m.name == "validation/accuracy"
         ]
         figures["threads"] = len(os.sched_getaffinity(0))
+        figures["clock"] = "computing" if computing else "wall"
         files.write(BENCHMARK, key, SEED, figures)
     for ways, shots in recipe.cells:
         if f"{ways}-{shots}" not in figures["cells"]:
             command = evaluate_command(recipe, ways, shots)
-            row = run(command, data, place)
+            row = run(command, data, place, computing=computing)
             parts = ("accuracy", "ci95", "episodes", "episodes_sha256", "seconds_per_task", "transductive", "by_step")
             row = {k: row[k] for k in parts if k in row}
             figures["cells"][f"{ways}-{shots}"] = {**row, "command": shown(command)}
@@ -131,14 +151,14 @@ def measure(recipe: Recipe, data: Path, project: Path) -> None:
         print(lake.line(result.figures), flush=True)
 
 
-def started(recipe: Recipe, data: Path, project: Path) -> list[str]:
+def started(recipe: Recipe, data: Path, project: Path, *, computing: bool = False) -> list[str]:
     """The command that trains it, with the place of the network it starts from, which is trained if it is not there."""
     command = train_command(recipe)
     if recipe.start:
         first = next(r for r in RECIPES if r.name == recipe.start)
         place = project / files.path_of(BENCHMARK, shown(train_command(first))).stem
         if not (place / "knowledge").is_dir():
-            measure(first, data, project)
+            measure(first, data, project, computing=computing)
         _, entry = Library(place).find(f"omniglot-{first.name}")
         command[command.index("--from") + 1] = str(entry)
     return command
@@ -181,12 +201,18 @@ def table() -> Iterator[str]:
         by_lake = _percent(found.figures["lake"], "error") if "lake" in found.figures else "-"
         trained, threads = found.figures["train"], found.figures["threads"]
         how = f"{trained['episodes']:,} episodes, {math.ceil(trained['seconds'] / 60 - 0.5)} min"
-        how += f" on {threads} core{'s' if threads > 1 else ''}, seed {trained['seed']}"
+        how += f" on {threads} core{'s' if threads > 1 else ''}" if _by_the_clock(found.figures) else " of computing"
+        how += f", seed {trained['seed']}"
         published = " / ".join("-" if p is None else f"{p:g}" for p in recipe.paper)
         paper = "-" if recipe.paper == (None,) * 4 else published
         paper += f" ({recipe.differs})" if recipe.differs and paper != "-" else ""
         head = f"`{recipe.name}` | {recipe.form or 'its own'}"
         yield f"| {recipe.title} | {head} | {' | '.join(cells)} | {by_lake} | {how} | {paper} |"
+
+
+def _by_the_clock(figures: Mapping[str, Any]) -> bool:
+    """Whether minutes are the clock's."""
+    return bool(figures.get("clock", "wall") == "wall")
 
 
 def into_readme(lines: Sequence[str]) -> None:
@@ -207,6 +233,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="with the two zips")
+    parser.add_argument(
+        "--computing", action="store_true", help="count seconds of computing, where the machine does other work as well"
+    )
     parser.add_argument("--missing", action="store_true", help="only what has not been measured completely")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"of: {', '.join(_names())}")
     parser.add_argument("--table", action="store_true", help="print the table of what there is and update the README")
@@ -224,7 +253,7 @@ def main() -> None:
             if not (asked.missing and complete(recipe)):
                 if complete(recipe):
                     forget(recipe, asked.project)
-                measure(recipe, asked.data.absolute(), asked.project)
+                measure(recipe, asked.data.absolute(), asked.project, computing=asked.computing)
     lines = list(table())
     print("\n".join(lines))
     if asked.table:

@@ -34,7 +34,7 @@ class Workbench:
         monkeypatch.setattr(omniglot, "read_metrics", lambda _: [])
         monkeypatch.setattr(omniglot.lake, "measure", self.lake)
 
-    def run(self, command, _data, place):
+    def run(self, command, _data, place, **_how):
         if len(self.asked) == self.break_at:
             raise KeyboardInterrupt
         self.asked.append(command[0])
@@ -116,7 +116,7 @@ def test_a_method_that_trains_nothing_starts_from_anothers_network(tmp_path, mon
             return None, self.place / name
 
     monkeypatch.setattr(omniglot, "Library", Library)
-    monkeypatch.setattr(omniglot, "run", lambda c, *rest: commands.append(c) or workbench.run(c, *rest))
+    monkeypatch.setattr(omniglot, "run", lambda c, *rest, **how: commands.append(c) or workbench.run(c, *rest, **how))
     omniglot.measure(recipe, tmp_path, tmp_path / "p")
     trained = [c for c in commands if c[0] == "train"]
     assert [c[c.index("--algorithm") + 1] for c in trained] == [recipe.start, recipe.algorithm]
@@ -137,7 +137,7 @@ def test_what_a_run_cut_short_had_kept_is_not_taken_for_the_trained(tmp_path, mo
     monkeypatch.setattr(omniglot, "list_runs", lambda place: [TrainRun("7", place, "", "", "", "stopped")])
     answer = workbench.run
 
-    def resumed(command, data, place):
+    def resumed(command, data, place, **_how):
         assert not (place / "knowledge").exists() or command[0] != "resume"
         return answer(["train", *command[1:]] if command[0] == "resume" else command, data, place)
 
