@@ -10,7 +10,7 @@ from tests.learn.fast_tasks import batch, state
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError
 from workbench.learn import fast, functional, norm, registry
-from workbench.learn.fast import blocks, kernels, passes, trunk, whole, workers
+from workbench.learn.fast import blocks, kernels, passes, records, trunk, whole, workers
 from workbench.learn.protocol import At, Setting, State, generator
 
 SIZE = 16
@@ -98,7 +98,7 @@ def test_chunks_change_nothing(monkeypatch):
     x = pictures(11)
     features, _, grads = written(module, params, x, random_like)
     monkeypatch.setattr(blocks, "CHUNK", 3 * SIZE * SIZE)
-    monkeypatch.setattr(blocks, "CACHED", 2 * SIZE * SIZE)
+    monkeypatch.setattr(records, "CACHED", 2 * SIZE * SIZE)
     with torch.no_grad():
         cut = blocks.cut(x)
         assert len(cut) == 4
@@ -122,7 +122,7 @@ def test_ties_of_blank_pictures_are_counted_once():
 @pytest.mark.parametrize(("channels", "size", "n", "chunk"), [(1, 28, 6, 40), (3, 21, 5, 40), (1, 16, 7, 2)])
 def test_the_second_gradient_is_that_of_the_network_as_written(channels, size, n, chunk, monkeypatch):
     monkeypatch.setattr(blocks, "CHUNK", chunk * size * size)
-    monkeypatch.setattr(blocks, "CACHED", 2 * size * size)
+    monkeypatch.setattr(records, "CACHED", 2 * size * size)
     module, params = network(channels, size)
     x = pictures(n, channels, size)
 
@@ -297,6 +297,6 @@ def test_a_step_leaves_no_tape_behind(key):
     gc.disable()
     try:
         fast.step_of(algorithm, "cpu")(s, episodes, At("episodes", 0, 0.0), Context())
-        assert not [o for o in gc.get_objects() if type(o) in (passes.Whole, blocks.Tape)]
+        assert not [o for o in gc.get_objects() if type(o) in (passes.Whole, records.Tape)]
     finally:
         gc.enable()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.learn.fast import blocks, second, whole, workers
-from workbench.learn.fast.blocks import Pictures
+from workbench.learn.fast import blocks, records, second, whole, workers
+from workbench.learn.fast.records import Pictures
 from workbench.learn.norm import Moments
 
 X, OUT = 7, 10
@@ -46,8 +46,8 @@ class Whole:
         return list(self.pictures.measure()) if self.own else []
 
 
-Tape = Whole | blocks.Tape
-Way = list[blocks.Back] | list[list[Tensor]]
+Tape = Whole | records.Tape
+Way = list[records.Back] | list[list[Tensor]]
 
 
 def cut(x: Tensor) -> list[Pictures]:
@@ -81,7 +81,7 @@ def up(
 
 def statistics(tape: Tape) -> list[Moments]:
     """Of every block, for the kernels as they were given."""
-    if isinstance(tape, blocks.Tape):
+    if isinstance(tape, records.Tape):
         return blocks.statistics(tape)
     counts = [tape.pictures.patches.shape[1], *(len(v[X]) * v[X].shape[2] * v[X].shape[3] for v in tape.layers[1:])]
     # handed out once: the tape keeps no tensor that gets a graph
@@ -91,14 +91,14 @@ def statistics(tape: Tape) -> list[Moments]:
 
 def nothing(tape: Tape) -> Tensor:
     """A gradient of zeros for the features."""
-    if isinstance(tape, blocks.Tape):
+    if isinstance(tape, records.Tape):
         return torch.cat([torch.zeros_like(c.out).flatten(1) for c in tape.layers[-1].chunks])
     return torch.zeros_like(tape.layers[-1][OUT]).flatten(1)
 
 
 def down(tape: Tape, wanted: Tensor, into: Sequence[Tensor] = ()) -> tuple[list[Tensor], Way]:
     """Gradients of every value, and the way they were found; ``into`` as ``mean, var`` of each block."""
-    if isinstance(tape, blocks.Tape):
+    if isinstance(tape, records.Tape):
         pairs = list(zip(into[::2], into[1::2], strict=True)) if into else None
         found, way = blocks.backward(tape, torch.split(wanted, [p.number for p in tape.pictures]), pairs)
         return [g for block in found for g in block], way
@@ -111,14 +111,14 @@ def down(tape: Tape, wanted: Tensor, into: Sequence[Tensor] = ()) -> tuple[list[
 
 def into_given(tape: Tape, way: Way) -> list[Tensor]:
     """Gradients for given statistics, ``mean, var`` of each block."""
-    if isinstance(tape, blocks.Tape):
+    if isinstance(tape, records.Tape):
         return [g for pair in blocks.into_given(tape, way) for g in pair]  # type: ignore[arg-type]  # of this tape
     return tape.given
 
 
 def changes(tape: Tape, way: Way, along: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Changes of the features and of every value's gradient along a direction; see ``second``."""
-    if isinstance(tape, blocks.Tape):
+    if isinstance(tape, records.Tape):
         out, found = second.changes(tape, way, blocks.blocks_of(along))  # type: ignore[arg-type]  # of this tape
         return torch.cat(out), [g for block in found for g in block]
     moved, grads = whole.run(

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from workbench.learn.fast import blocks, kernels, workers
-from workbench.learn.fast.blocks import Back, Block, Layer, Pictures, Sums, Tape, total
+from workbench.learn.fast.blocks import total
+from workbench.learn.fast.records import Back, Block, Layer, Pictures, Sums, Tape
 from workbench.learn.functional import channels_last
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from workbench.learn import functional, norm
 from workbench.learn.backbones.conv4 import Block as ConvBlock
-from workbench.learn.fast import blocks, passes
+from workbench.learn.fast import passes, records
 
 NAMES = ("conv.weight", "norm.weight", "norm.bias")
 Gradients = tuple[Tensor | None, ...]
@@ -32,7 +32,7 @@ def _block(part: nn.Module) -> bool:
 
 
 def names(module: nn.Module) -> list[str]:
-    """Its parameters' names, block by block, in the order of ``blocks.Block``."""
+    """Its parameters' names, block by block, in the order of ``records.Block``."""
     return [f"{i}.{name}" for i in range(len(list(module.children())) - 1) for name in NAMES]
 
 
@@ -56,7 +56,7 @@ class Substitute:
 
     def __init__(self, *, low: bool = False) -> None:
         self.low, self.used = low, False
-        self._known: dict[int, tuple[Tensor, list[blocks.Pictures]]] = {}
+        self._known: dict[int, tuple[Tensor, list[records.Pictures]]] = {}
 
     def __call__(self, module: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
         """As ``functional.Substitute``."""
@@ -69,7 +69,7 @@ def features(
     module: nn.Module,
     params: Mapping[str, Tensor],
     x: Tensor,
-    known: dict[int, tuple[Tensor, list[blocks.Pictures]]] | None = None,
+    known: dict[int, tuple[Tensor, list[records.Pictures]]] | None = None,
     *,
     low: bool = False,
 ) -> Tensor | None:
@@ -106,7 +106,7 @@ class _Own(torch.autograd.Function):
     def forward(
         ctx: Any,
         module: nn.Module,
-        pictures: list[blocks.Pictures],
+        pictures: list[records.Pictures],
         kept: tuple[list[int], bool, bool],
         x: Tensor,
         *values: Tensor,
@@ -172,7 +172,7 @@ class _Given(torch.autograd.Function):
     def forward(
         ctx: Any,
         module: nn.Module,
-        pictures: list[blocks.Pictures],
+        pictures: list[records.Pictures],
         kept: tuple[list[int], bool],
         x: Tensor,
         *tensors: Tensor,
