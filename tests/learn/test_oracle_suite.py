@@ -120,6 +120,11 @@ ORACLES = {
         "learn.test_oracles_heads:test_leave_one_out_equals_refitting",
         "learn.test_oracles_heads:test_other_left_out_answers_are_noticed",
     ),
+    20: oracle(
+        "CORAL gives the source's features the target's covariance",
+        "learn.test_domain:test_coral_gives_the_source_the_targets_covariance_and_mean",
+        "learn.test_domain:test_coral_the_other_way_round_is_noticed",
+    ),
     21: oracle(
         "permuting the classes permutes the outputs",
         "permuting_classes_permutes_outputs",
@@ -165,7 +170,6 @@ ORACLES = {
 LATER = {
     15: "elastic weight consolidation meets the joint optimum of quadratics",
     16: "L2 towards a start has its closed form",
-    20: "CORAL gives the source's features the target's covariance",
 }
 """Of what is not here yet."""
 
