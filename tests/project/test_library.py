@@ -178,7 +178,17 @@ def test_cards_from_others_are_checked(change: Callable[[dict[str, object]], obj
 
 def test_a_newer_card_is_refused() -> None:
     with pytest.raises(StorageError, match="newer version"):
-        read_card(_sealed_card(lambda v: None, version=2), "it")
+        read_card(_sealed_card(lambda v: None, version=module.VERSION + 1), "it")
+
+
+def test_a_card_of_version_1_knows_no_names_of_classes() -> None:
+    """A sample of that version: the sources had five fields."""
+    old = _sealed_card(lambda v: [s.pop("class_names") for s in v["sources"]], version=1)  # type: ignore[attr-defined]
+    kept = read_card(old, "it")
+    assert kept == entry()
+    assert kept.sources[0].class_names == ()
+    named = replace(kept, sources=(replace(kept.sources[0], class_names=("alpha", "beta\udcff")),))
+    assert read_card(write_card(named), "it") == named
 
 
 def _header(payload: bytes, length: int | None = None) -> bytes:

@@ -195,13 +195,14 @@ class AlgorithmInfo:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """One source that an entry was trained on."""
+    """One source that an entry was trained on; ``class_names`` of its classes, () where they are not known."""
 
     name: str
     path: str
     classes: int
     images: int
     fingerprint: str
+    class_names: tuple[str, ...] = ()
 
 
 FEWEST_EPISODES = 10
@@ -235,7 +236,9 @@ class KnowledgeEntry:
     """What a training run left behind; immutable once saved.
 
     Its tensors lie beside it in ``weights.safetensors``: ``learned.*``, ``memory.*``, and per source ``i``
-    ``source.i.mean [D]`` and ``source.i.covariance [D, D]`` of the features under its own trunk.
+    ``source.i.mean [D]`` and ``source.i.covariance [D, D]`` of the features under its own trunk, ``probe.i.*`` and
+    ``metafeatures.i`` of the same under the shipped probe, and ``base.prototypes [C, D]``, float16, the mean feature of
+    each class of all sources, where they are few enough.
 
     Attributes:
         id: short hash-like id, also the folder's name.

@@ -2,7 +2,8 @@
 
 An entry is a folder ``<id>/`` with ``weights.safetensors`` (written first) and ``entry.json`` (written last): it
 exists only when its ``entry.json`` does, and is never changed afterwards. Every id is new, so that several processes
-may save at the same time without a lock.
+may save at the same time without a lock. What was retired (:mod:`workbench.project.retiring`) is in no list and is not
+chosen, but is still found by its id.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,15 @@ import msgspec
 from workbench.core import paths, storage
 from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.values import EntryId, KnowledgeEntry, Preprocess, Problem, SourceInfo, Validation
-from workbench.project import sealed
+from workbench.project import retiring, sealed
 from workbench.project.records import raw, text
 
 if TYPE_CHECKING:
     import numpy as np
 
 KIND = "knowledge entry"
-VERSION = 1
+VERSION = 2
+"""Since 2 a source names its classes; where it does not (version 1) they are not known."""
 CARD = "entry.json"
 WEIGHTS = "weights.safetensors"
 
@@ -51,6 +53,7 @@ class _SourceRow(msgspec.Struct, forbid_unknown_fields=True):
     classes: int
     images: int
     fingerprint: str
+    class_names: tuple[str, ...] = ()
 
 
 class _ValidationRow(msgspec.Struct, forbid_unknown_fields=True):
@@ -88,7 +91,7 @@ def write_card(entry: KnowledgeEntry) -> bytes:
         replace(
             entry,
             name=text(entry.name),
-            sources=tuple(replace(s, name=text(s.name), path=text(s.path)) for s in entry.sources),
+            sources=tuple(_each_name(s, text) for s in entry.sources),
             provenance=_each_text(entry.provenance, text),
         )
     )
@@ -113,7 +116,8 @@ def read_card(data: bytes, where: str) -> KnowledgeEntry:
             ways=row.ways,
             shots=row.shots,
             sources=tuple(
-                SourceInfo(raw(s.name), raw(s.path), s.classes, s.images, s.fingerprint) for s in row.sources
+                _each_name(SourceInfo(s.name, s.path, s.classes, s.images, s.fingerprint, s.class_names), raw)
+                for s in row.sources
             ),
             validation=msgspec.convert(row.validation, Validation | None, from_attributes=True),
             weights_sha256=row.weights_sha256,
@@ -126,6 +130,11 @@ def read_card(data: bytes, where: str) -> KnowledgeEntry:
     if not entry.id or not entry.id.replace("-", "").isalnum():
         raise StorageError(f"{where} was not opened", f"{entry.id!r} is not an id", "Import the entry again")
     return entry
+
+
+def _each_name(source: SourceInfo, turn: Callable[[str], str]) -> SourceInfo:
+    names = tuple(turn(n) for n in source.class_names)
+    return replace(source, name=turn(source.name), path=turn(source.path), class_names=names)
 
 
 def _each_text(value: Any, turn: Any) -> Any:
@@ -160,8 +169,14 @@ class Library:
         self._read: dict[Path, tuple[tuple[int, int], KnowledgeEntry]] = {}
 
     def entries(self) -> tuple[KnowledgeEntry, ...]:
-        """All entries: the project's before the library's before the starter knowledge, newest first within each."""
-        return tuple(entry for entry, _ in self._look())
+        """All that are in use: the project's, the library's, the starter knowledge; newest first within each."""
+        gone = retiring.retired(self.folders)
+        return tuple(entry for entry, _ in self._look() if entry.id not in gone)
+
+    def retired(self) -> tuple[KnowledgeEntry, ...]:
+        """Those that were put away."""
+        gone = retiring.retired(self.folders)
+        return tuple(entry for entry, _ in self._look() if entry.id in gone)
 
     def path_of(self, id_: EntryId) -> Path:
         """The folder of an entry.
@@ -177,6 +192,8 @@ class Library:
     def find(self, wanted: str) -> tuple[KnowledgeEntry, Path]:
         """An entry by its id, its name (if only one has it; case does not matter), or the path of its folder.
 
+        A name means a retired entry only where no other has it.
+
         Returns:
             The entry and its folder.
 
@@ -188,6 +205,8 @@ class Library:
             if entry.id == wanted:
                 return entry, path
         named = [(e, p) for e, p in known if e.name.casefold() == wanted.casefold()]
+        gone = retiring.retired(self.folders) if len(named) > 1 else frozenset()
+        named = [(e, p) for e, p in named if e.id not in gone] or named
         if len(named) == 1:
             return named[0]
         if named:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path, PurePath
@@ -26,13 +27,17 @@ from workbench.learn.protocol import State, Support, generator
 from workbench.learn.registry import algorithms
 from workbench.project.library import Library, new_id
 from workbench.services import knowledge as known
+from workbench.services import probe
 from workbench.services.preparing import Prepared
+from workbench.transfer.represent import represent
 
 _CALIBRATION_EPISODES = 100
 _FEWEST_EPISODES = 10
 _MOST_WAYS, _SHOTS, _QUERIES = 10, 5, 5
 _SHORT = 0.5
 """Seconds for the calibration of a run that was stopped."""
+_NAMED, _PROTOTYPES = 2000, 2_000_000
+"""Classes whose names an entry keeps, and bytes of their mean features; of more, neither is kept."""
 _DESCRIBED_PICTURES, _DESCRIBED_WHEN_STOPPED = 200, 60
 
 
@@ -47,6 +52,9 @@ def keep(
     figures = calibration(prepared, request, state, ctx.seed_for("calibration"), ctx)
     tensors = known.join_state(state) | _described(prepared, state, ctx.seed_for("sources"), ctx)
     tasks = [prepared.tasks[s.name] for s in prepared.sources]
+    probed, under = _probed(prepared, ctx.seed_for("probe"), ctx)
+    tensors |= probed
+    named = sum(len(s.class_names) for s in prepared.sources) <= _NAMED
     title = algorithms()[request.algorithm].info.title
     entry = KnowledgeEntry(
         id=EntryId(new_id()),
@@ -58,7 +66,7 @@ def keep(
         ways=request.ways,
         shots=request.shots,
         sources=tuple(
-            SourceInfo(t.name, t.path, len(s.class_names), s.images, t.fingerprint)
+            SourceInfo(t.name, t.path, len(s.class_names), s.images, t.fingerprint, s.class_names if named else ())
             for s, t in zip(prepared.sources, tasks, strict=True)
         ),
         validation=outcome.validation,
@@ -81,6 +89,7 @@ def keep(
             "validation_kind": prepared.validation_kind if prepared.validation else "",
             "command": request.command,
             "trunk": trunk_digest(state),
+            **under,
             "versions": {name: version(name) for name in ("torch", "numpy", "pillow", "meta-transfer-workbench")}
             | {"python": platform.python_version()},
         },
@@ -160,10 +169,11 @@ def _told_to_stop(ctx: Context) -> bool:
 
 
 def _described(prepared: Prepared, state: State, seed: int, ctx: Context) -> dict[str, Tensor]:
-    """Each source as the entry sees it: mean and covariance of the features of some of its pictures."""
+    """Each source as the entry sees it: mean and covariance of the features of some of its pictures; class means."""
     out: dict[str, Tensor] = {}
+    prototypes: list[Tensor] = []
     algorithm, p = prepared.algorithm, prepared.preprocess
-    probe = known.Knowledge(None, "", algorithm, state, p, "", (), algorithm.trunk(state))
+    itself = known.Knowledge(None, "", algorithm, state, p, "", (), algorithm.trunk(state))
     unstoppable = Context(seed=ctx.seed)
     for i, source in enumerate(prepared.sources):
         most = _DESCRIBED_WHEN_STOPPED if _told_to_stop(ctx) else _DESCRIBED_PICTURES
@@ -176,11 +186,35 @@ def _described(prepared: Prepared, state: State, seed: int, ctx: Context) -> dic
             pictures.append(np.asarray(array)[np.sort(rows)])
         if not pictures:
             continue
-        seen = known.described(probe, normalise(np.concatenate(pictures), p.mean, p.std), unstoppable)
+        x = normalise(np.concatenate(pictures), p.mean, p.std)
+        features = known.plain_embedding(itself, x, unstoppable)
+        seen = represent(features)
         out[f"source.{i}.mean"] = seen.mean
         out[f"source.{i}.covariance"] = seen.covariance
+        prototypes += [part.mean(0) for part in torch.split(features, [len(some) for some in pictures])]
         ctx.progress(i + 1, len(prepared.sources), "sources")
+    if len(prototypes) == sum(len(s.arrays) for s in prepared.sources):
+        base = torch.stack(prototypes).detach().cpu().half()
+        if base.nbytes <= _PROTOTYPES and bool(torch.isfinite(base).all()):
+            out["base.prototypes"] = base
     return out
+
+
+def _probed(prepared: Prepared, seed: int, ctx: Context) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The sources under the probe, and what the card says of it; nothing of either where there is no probe.
+
+    What lies in the validation classes is no part of it.
+    """
+    network = probe.probe()
+    if network is None:
+        return {}, {}
+    seen = []
+    for source in prepared.sources:
+        trained = set(source.class_names)
+        task = prepared.tasks[source.name]
+        seen.append(replace(task, classes=tuple(c for c in task.classes if c.name in trained)))
+    tensors = probe.represent_sources(seen, seed, lambda: _told_to_stop(ctx), ctx)
+    return tensors, {"probe": network.digest, "metafeatures": list(probe.NAMES)}
 
 
 def _listed(tasks: Sequence[Task]) -> str:
