@@ -1,0 +1,130 @@
+"""Records of what was taught, and what became of them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.core.faults import every_operation
+from workbench.core import storage
+from workbench.core.errors import StorageError
+from workbench.core.storage import Ops
+from workbench.core.values import EntryId
+from workbench.project import past_tasks, sealed
+from workbench.project.past_tasks import PastTask, Tried, Used
+
+OWN = Used(EntryId("a1"))
+RIDGE = Used(EntryId("a1"), "previous", "norm", "ridge")
+NOTHING = Used(None)
+
+
+def record(id_: str = "0" * 16, **more: object) -> PastTask:
+    """Two classes, three candidates."""
+    given = {
+        "id": id_,
+        "when": "2026-01-02T03:04:05+00:00",
+        "shots": (1, 3),
+        "probe": "f" * 64,
+        "representation": (0.25, -1.5, 2.0),
+        "metafeatures": (1.0, 0.5, 1.0, 1.0),
+        "names": ("classes", "side"),
+        "tried": (Tried(OWN, 0.8, 0.5), Tried(RIDGE, 0.8, None), Tried(NOTHING, 0.1, 1.25)),
+        "chosen": OWN,
+    }
+    return PastTask(**(given | more))  # type: ignore[arg-type]
+
+
+def test_a_record_survives_and_is_replaced_by_the_next_of_its_task(tmp_path: Path) -> None:
+    past_tasks.save(tmp_path, record())
+    assert past_tasks.read(tmp_path) == ((record(),), ())
+    later = replace(record(), when="2026-02-01T00:00:00+00:00", chosen=RIDGE).seen_right(RIDGE, 2, 3)
+    past_tasks.save(tmp_path, later)
+    assert past_tasks.find(tmp_path, later.id) == later
+    assert past_tasks.read(tmp_path)[0] == (later,)
+    assert past_tasks.find(tmp_path, "1" * 16) is None
+    assert later.ways == 2
+
+
+def test_what_was_realised_is_counted_for_each_recipe_apart() -> None:
+    found = record().seen_right(OWN, 1, 1).seen_right(RIDGE, 0, 2).seen_right(OWN, 0, 1)
+    assert {r.used: (r.right, r.of) for r in found.realised} == {OWN: (1, 2), RIDGE: (0, 2)}
+    with pytest.raises(ValueError, match="cannot be right"):
+        record().seen_right(OWN, 2, 1)
+
+
+def test_the_id_is_that_of_the_set_of_classes() -> None:
+    assert past_tasks.task_id(["a", "b"]) == past_tasks.task_id(["b", "a"])
+    assert len({past_tasks.task_id(c) for c in (["a", "b"], ["ab"], ["a", "b", "b"], ["a\udcff"])}) == 4
+
+
+def test_the_oldest_beyond_the_limit_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(past_tasks, "MOST", 3)
+    for n in range(5):
+        file = past_tasks.save(tmp_path, record(f"{n:016d}"))
+        os.utime(file, (n + 1, n + 1))
+    assert {t.id for t in past_tasks.read(tmp_path)[0]} == {f"{n:016d}" for n in (2, 3, 4)}
+    assert len(list((tmp_path / past_tasks.FOLDER).iterdir())) == 3, "nothing else is left behind"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hook": 1}, "hook"),
+        ({"id": "1" * 16}, "figures"),
+        ({"shots": [0, 1]}, "figures"),
+        ({"shots": []}, "figures"),
+        ({"realised": [{"used": {"entry": None, "layer": "", "adapter": "", "head": ""}, "right": 3, "of": 2}]}, "fig"),
+        ({"representation": ["x"]}, "float"),
+    ],
+)
+def test_records_that_cannot_be_are_left_out_and_listed(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    past_tasks.save(tmp_path, record("2" * 16))
+    file = past_tasks.save(tmp_path, record())
+    value = json.loads(file.read_bytes())["value"]
+    del value["seal"]
+    file.write_bytes(sealed.seal(past_tasks.KIND, past_tasks.VERSION, value | change))
+    found, problems = past_tasks.read(tmp_path)
+    assert [t.id for t in found] == ["2" * 16]
+    assert said in problems[0].reason
+    assert past_tasks.find(tmp_path, "0" * 16) is None
+
+
+def test_a_file_that_is_damaged_or_too_large_is_left_out(tmp_path: Path) -> None:
+    file = past_tasks.save(tmp_path, record())
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"0.8", b"0.9", 1))
+    assert "not what was saved" in past_tasks.read(tmp_path)[1][0].reason
+    file.write_bytes(whole + b" " * past_tasks.LARGEST)
+    assert "MB" in past_tasks.read(tmp_path)[1][0].reason or "KB" in past_tasks.read(tmp_path)[1][0].reason
+    file.write_bytes(whole)
+    assert past_tasks.read(tmp_path) == ((record(),), ())
+
+
+def test_a_save_that_fails_leaves_the_record_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    past_tasks.save(tmp_path, record())
+    later = record().seen_right(OWN, 1, 1)
+
+    def attempt(ops: Ops) -> None:
+        monkeypatch.setattr(storage, "ops", ops)
+        past_tasks.save(tmp_path, later)
+
+    outcomes = []
+    for ops in every_operation(attempt, lambda: OSError(errno.ENOSPC, "No space left on device")):
+        monkeypatch.setattr(storage, "ops", Ops())
+        found, problems = past_tasks.read(tmp_path)
+        assert problems == ()
+        assert found == ((later,) if ops.failed == "fsync_dir" else (record(),))
+        outcomes.append(found)
+        past_tasks.save(tmp_path, record())
+    assert len(outcomes) > 4
+
+
+def test_a_number_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises((ValueError, StorageError)):
+        past_tasks.save(tmp_path, record(representation=(float("nan"),)))
+    assert past_tasks.read(tmp_path) == ((), ())
