@@ -35,7 +35,7 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import forms, functional, heads, norm, registry
+from workbench.learn import forms, functional, heads, influence, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -133,3 +133,7 @@ class ProtoNet(forms.FixedTrunk):
         """The linear layer that equals the distances."""
         scale = s.learned["scale"].detach().exp()
         return heads.LinearHead(*heads.prototype_linear(a.tensors["prototypes"], scale))
+
+    def classifier(self, s: State, features: Tensor) -> influence.Centroids:
+        """What its heads for these features ``[S, D]`` are, for closed forms."""
+        return influence.Centroids(features, float(s.learned["scale"].exp()))

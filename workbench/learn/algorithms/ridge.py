@@ -26,7 +26,7 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import forms, functional, heads, registry
+from workbench.learn import forms, functional, heads, influence, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -107,3 +107,7 @@ class Ridge(forms.FixedTrunk):
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""
         return heads.UnitLinearHead(self.p.scale * a.tensors["weight"])
+
+    def classifier(self, s: State, features: Tensor) -> influence.UnitRidge:  # noqa: ARG002
+        """What its heads for these features ``[S, D]`` are, for closed forms."""
+        return influence.UnitRidge(features, self.p.strength, self.p.scale)

@@ -32,7 +32,7 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import forms, functional, heads, norm, registry, supervised
+from workbench.learn import forms, functional, heads, influence, norm, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -129,8 +129,17 @@ class SimpleShot(forms.FixedTrunk):
     def head(self, s: State, a: Adapted) -> nn.Module:
         """The transform and the linear layer that equals the distances."""
         unit = self.p.transform != "UN"
-        scale = self.p.scale if unit else heads.START / self.features
-        return NearestCentroid(self._mean(s.memory), a.tensors["prototypes"], scale, unit=unit)
+        return NearestCentroid(self._mean(s.memory), a.tensors["prototypes"], self._scale, unit=unit)
+
+    def classifier(self, s: State, features: Tensor) -> influence.Centroids:
+        """What its heads for these features ``[S, D]`` are, for closed forms."""
+        x = transformed(features, self._mean(s.memory), unit=self.p.transform != "UN")
+        return influence.Centroids(x, self._scale)
+
+    @property
+    def _scale(self) -> float:
+        """From squared distances to logits."""
+        return self.p.scale if self.p.transform != "UN" else heads.START / self.features
 
     def _mean(self, memory: Tensors) -> Tensor:
         """What features are centred by ``[D]``."""
