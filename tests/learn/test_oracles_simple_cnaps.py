@@ -8,16 +8,9 @@ from tests.learn import cases, conformance, tasks
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import film, functional, heads, norm
-from workbench.learn.algorithms import simple_cnaps
-from workbench.learn.algorithms.simple_cnaps import (
-    Encoder,
-    SimpleCNAPS,
-    SquaredSums,
-    covariances,
-    fitted,
-    mahalanobis,
-    whitening,
-)
+from workbench.learn import mahalanobis as distances
+from workbench.learn.algorithms.simple_cnaps import Encoder, SimpleCNAPS
+from workbench.learn.mahalanobis import SquaredSums, covariances, fitted, mahalanobis, whitening
 from workbench.learn.protocol import At, Setting, SourceSummary, State, generator
 
 AT = At("episodes", 0, 0.0)
@@ -44,7 +37,7 @@ def normal(*shape, seed=0):
 
 
 def logits(f, s, y, ways, beta, scale=1.0):
-    return simple_cnaps.mahalanobis(f, *fitted(s, y, ways, beta), scale)
+    return distances.mahalanobis(f, *fitted(s, y, ways, beta), scale)
 
 
 def by_definition(f, s, y, ways, beta):
@@ -97,7 +90,7 @@ def by_n(x):
     ids=["n for n - 1", "a half", "log-determinant"],
 )
 def test_another_distance_is_noticed(monkeypatch, name, mistake):
-    monkeypatch.setattr(simple_cnaps, name, mistake)
+    monkeypatch.setattr(distances, name, mistake)
     with pytest.raises(AssertionError):
         distance_equals_the_definition()
 
@@ -263,11 +256,11 @@ def test_the_span_of_the_examples_is_all_that_tells_classes_apart(wide):
     x, q = (torch.randn(n, wide, generator=gen, dtype=torch.float64) for n in (9, 6))
     y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])
     x = x + y[:, None]
-    textbook = simple_cnaps.mahalanobis(q, *simple_cnaps.fitted(x, y, 3, 0.5), 0.3)
-    axes = simple_cnaps.span(x)
+    textbook = distances.mahalanobis(q, *distances.fitted(x, y, 3, 0.5), 0.3)
+    axes = distances.span(x)
     assert axes.shape == (wide, min(wide, 8))
-    weight, bias = simple_cnaps.whitening(*simple_cnaps.fitted(x @ axes, y, 3, 0.5), 0.3)
-    narrow = simple_cnaps.SquaredSums(weight @ axes.T, bias, 3)(q)
+    weight, bias = distances.whitening(*distances.fitted(x @ axes, y, 3, 0.5), 0.3)
+    narrow = distances.SquaredSums(weight @ axes.T, bias, 3)(q)
     torch.testing.assert_close(narrow.log_softmax(1), textbook.log_softmax(1), rtol=1e-10, atol=1e-10)
     # what is left out is the same for all classes, and there is something to leave out
     left = narrow - textbook

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from torch import Generator, nn
@@ -19,7 +19,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.params import build_params
 from workbench.learn import algorithms as _algorithm_files
 from workbench.learn import backbones as _backbone_files
-from workbench.learn import functional
+from workbench.learn import functional, recoloured
 from workbench.learn.protocol import Algorithm, Setting
 
 A = TypeVar("A", bound=type)
@@ -74,6 +74,8 @@ class BackboneInfo:
         structure: builds the network for (channels, size).
         embedding_size: ``D`` for (channels, size).
         pretrained: weights that can be fetched, or ``None``.
+        part_of: key of the backbone that this one is the beginning of: its tensors are some of that one's, by the same
+            names; "" for a whole one.
     """
 
     key: str
@@ -84,6 +86,7 @@ class BackboneInfo:
     structure: Structure
     embedding_size: Callable[[int, int], int]
     pretrained: Pretrained | None = None
+    part_of: str = ""
 
     def skeleton(self, channels: int, size: int) -> nn.Module:
         """The network without values (see ``functional``)."""
@@ -126,8 +129,11 @@ def register_backbone(
     recommended_size: int,
     embedding_size: Callable[[int, int], int],
     pretrained: Pretrained | None = None,
+    part_of: str = "",
 ) -> Callable[[Structure], Structure]:
     """Function decorator: make the network that the function builds for (channels, size) known under ``key``.
+
+    ``part_of`` names the backbone that this one is the beginning of, where it is one.
 
     Raises:
         ValueError: the key is taken.
@@ -136,7 +142,9 @@ def register_backbone(
     def taken(structure: Structure) -> Structure:
         if key in _backbones:
             raise ValueError(f"two backbones are called {key}")
-        info = BackboneInfo(key, title, input, min_size, recommended_size, structure, embedding_size, pretrained)
+        info = BackboneInfo(
+            key, title, input, min_size, recommended_size, structure, embedding_size, pretrained, part_of
+        )
         _backbones[key] = info
         return structure
 
@@ -162,9 +170,26 @@ def backbone(key: str) -> BackboneInfo:
         WorkbenchError: there is none of that name.
     """
     known = backbones()
-    if key not in known:
+    plain = key.removesuffix(recoloured.SUFFIX)
+    if plain not in known:
         raise _unknown("backbone", key, known)
-    return known[key]
+    return known[plain] if plain == key else _with_layer(known[plain])
+
+
+def _with_layer(info: BackboneInfo) -> BackboneInfo:
+    """The backbone with a linear layer behind it, as alignment leaves it; it is in no list."""
+
+    def structure(channels: int, size: int) -> nn.Module:
+        return recoloured.Recoloured(info.structure(channels, size), info.embedding_size(channels, size))
+
+    title = f"{info.title}, and a linear layer"
+    key = info.key + recoloured.SUFFIX
+    return replace(info, key=key, title=title, structure=structure, pretrained=None, part_of="")
+
+
+def beginning_of(key: str) -> str:
+    """Key of the backbone that ends a block earlier than this one, or "" where there is none."""
+    return next((b.key for b in backbones().values() if b.part_of == key), "")
 
 
 def create(key: str, params: Mapping[str, Any], setting: Setting) -> Algorithm:

@@ -3,6 +3,9 @@
 ``[B, C, H, W] -> [B, filters * (H // 16) * (W // 16)]``: 28 pixels give 64 features, 84 pixels give 1600 (64
 filters). The convolutions have no bias, since the batch norm behind them would cancel it. Vinyals et al. 2016 (arXiv
 1606.04080).
+
+``conv4-block3`` and ``conv4-32-block3`` are their first three blocks, averaged to the grid of the fourth: knowledge of
+Conv-4 is knowledge of them too, with the more general features of an earlier layer.
 """
 
 from __future__ import annotations
@@ -35,10 +38,11 @@ class Block(nn.Module):
         return out
 
 
-def network(channels: int, filters: int) -> nn.Module:
-    """The four blocks and the flattening."""
-    widths = (channels, filters, filters, filters, filters)
-    return nn.Sequential(*(Block(a, b) for a, b in pairwise(widths)), nn.Flatten())
+def network(channels: int, filters: int, blocks: int = 4) -> nn.Module:
+    """So many blocks, the averaging that stands for those that are missing, and the flattening."""
+    widths = (channels, *(filters for _ in range(blocks)))
+    left = [nn.AvgPool2d(2 ** (4 - blocks))] if blocks < 4 else []
+    return nn.Sequential(*(Block(a, b) for a, b in pairwise(widths)), *left, nn.Flatten())
 
 
 @register_backbone(
@@ -65,3 +69,31 @@ def conv4(channels: int, size: int) -> nn.Module:  # noqa: ARG001 - the same net
 def conv4_32(channels: int, size: int) -> nn.Module:  # noqa: ARG001 - the same network for every size
     """Conv-4 with 32 filters, as MAML used on miniImageNet."""
     return network(channels, 32)
+
+
+@register_backbone(
+    "conv4-block3",
+    title="Conv-4, 64 filters, three blocks",
+    input="small pictures unlike those that Conv-4 was trained on",
+    min_size=16,
+    recommended_size=84,
+    embedding_size=lambda _channels, size: 64 * (size // 16) ** 2,
+    part_of="conv4",
+)
+def conv4_block3(channels: int, size: int) -> nn.Module:  # noqa: ARG001 - the same network for every size
+    """The first three blocks of Conv-4 with 64 filters."""
+    return network(channels, 64, 3)
+
+
+@register_backbone(
+    "conv4-32-block3",
+    title="Conv-4, 32 filters, three blocks",
+    input="small pictures unlike those that Conv-4 was trained on",
+    min_size=16,
+    recommended_size=84,
+    embedding_size=lambda _channels, size: 32 * (size // 16) ** 2,
+    part_of="conv4-32",
+)
+def conv4_32_block3(channels: int, size: int) -> nn.Module:  # noqa: ARG001 - the same network for every size
+    """The first three blocks of Conv-4 with 32 filters."""
+    return network(channels, 32, 3)

@@ -53,3 +53,18 @@ def resnet12(channels: int, size: int) -> nn.Module:  # noqa: ARG001 - the same 
     """ResNet-12 of width 512."""
     blocks = (Residual(a, b) for a, b in pairwise((channels, *WIDTHS)))
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@register_backbone(
+    "resnet12-block3",
+    title="ResNet-12, three blocks",
+    input="pictures unlike those that ResNet-12 was trained on",
+    min_size=16,
+    recommended_size=84,
+    embedding_size=lambda _channels, _size: WIDTHS[-2],
+    part_of="resnet12",
+)
+def resnet12_block3(channels: int, size: int) -> nn.Module:  # noqa: ARG001 - the same network for every size
+    """The first three blocks of ResNet-12, of width 256."""
+    blocks = (Residual(a, b) for a, b in pairwise((channels, *WIDTHS[:-1])))
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -41,3 +41,19 @@ def resnet18(channels: int, size: int) -> nn.Module:  # noqa: ARG001 - the same 
     if channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     return network
+
+
+@register_backbone(
+    "resnet18-layer3",
+    title="ResNet-18, three stages",
+    input="photographs unlike those that ResNet-18 was trained on",
+    min_size=32,
+    recommended_size=224,
+    embedding_size=lambda _channels, _size: 256,
+    part_of="resnet18",
+)
+def resnet18_layer3(channels: int, size: int) -> nn.Module:
+    """ResNet-18 without its last stage; the mean over positions stands at the end of it all the same."""
+    network = resnet18(channels, size)
+    network.layer4 = nn.Identity()
+    return network

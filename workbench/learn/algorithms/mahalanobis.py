@@ -1,0 +1,106 @@
+"""Mahalanobis distances on frozen features: Simple CNAPS without its encoder (Bateni et al. 2020, arXiv 1912.03432).
+
+The trunk is not trained here: it holds pretrained weights, or those that other knowledge was trained to, or fresh ones.
+A new task costs one pass over its examples; see ``learn/mahalanobis.py`` for the distances::
+
+    z_k = -s (f - mu_k)' Q_k^-1 (f - mu_k),     Q_k = l_k S_k + (1 - l_k) S + beta t I
+
+``t = tr(S) / D`` is the mean variance of a feature. The paper has ``beta I``, for features whose variance training has
+made about one; any trunk may stand here, and with ``t`` its scale does not matter. It is read from the examples alone,
+so a query's answer does not depend on other queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
+from workbench.core.params import param
+from workbench.core.values import AlgorithmInfo
+from workbench.learn import forms, functional, mahalanobis, registry
+from workbench.learn.protocol import (
+    Adapted,
+    At,
+    OnStep,
+    Phase,
+    SourceSummary,
+    State,
+    StepResult,
+    Support,
+)
+
+if TYPE_CHECKING:
+    from workbench.data.episodes import Episodes
+
+
+@registry.register
+class Mahalanobis(forms.FixedTrunk):
+    """Distances in the examples' own covariances on a trunk that stays as it is; see the module."""
+
+    info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
+        key="mahalanobis",
+        title="Mahalanobis distances on frozen features",
+        family="transfer baseline",
+        paper="Bateni et al. 2020, arXiv 1912.03432",
+        summary="Keeps a trained network as it is and measures distances by how each class's examples spread.",
+        tags=frozenset({"any-way", "cacheable"}),
+    )
+
+    @dataclass(frozen=True, slots=True)
+    class Params:
+        """Hyperparameters."""
+
+        beta: float = param(
+            1.0, low=1e-4, high=1e4, step=0.1, help="Of the identity that is added, in mean variances of a feature."
+        )
+        scale: float = param(1.0, low=1e-3, high=1000.0, step=0.1, help="Factor before the squared distances.")
+
+    p: Params
+
+    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
+        """Nothing to train."""
+        return ()
+
+    def init(self, gen: Generator) -> State:
+        """The pretrained trunk, or a fresh one."""
+        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
+        return State(functional.named(trunk), functional.named(buffers))
+
+    def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
+        """Never asked for.
+
+        Raises:
+            WorkbenchError: always.
+        """
+        raise WorkbenchError(
+            "Nothing was trained", "distances on frozen features need no training", "Choose another algorithm"
+        )
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        s: State,
+        support: Support,
+        ctx: Context,
+        *,
+        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
+        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
+    ) -> Adapted:
+        """The linear layer whose squared outputs add up to the distances, ``weight [N * R, D]``, ``bias [N * R]``."""
+        ctx.check()
+        features = self._features(s, support.x) if support.features is None else support.features
+        axes = mahalanobis.span(features)
+        x = features @ axes
+        beta = self.p.beta * mahalanobis.unit(x, features.shape[1])
+        means, factors = mahalanobis.fitted(x, support.y, support.ways, beta)
+        weight, bias = mahalanobis.whitening(means, factors, self.p.scale)
+        return Adapted({"weight": weight @ axes.T.to(weight), "bias": bias}, support.ways)
+
+    def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
+        """The linear layer and the squares."""
+        return mahalanobis.SquaredSums(a.tensors["weight"], a.tensors["bias"], a.ways)
