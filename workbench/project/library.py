@@ -247,16 +247,21 @@ class Library:
         import numpy as np
         from safetensors.numpy import save as to_bytes
 
-        target = (self.folders[0] if folder is None else Path(folder)) / entry.id
-        if (target / CARD).exists():
-            raise _not_saved(f"there is already an entry {entry.id}", "Save it under a new id")
         for name, array in tensors.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise _not_saved(
                     f"{name} holds a number that is not finite", "Train again with a smaller learning rate"
                 )
-        data = to_bytes({name: np.require(array, requirements="C") for name, array in tensors.items()})
-        digest = storage.save(target / WEIGHTS, data, keep_previous=False)
+        return self.add(
+            entry, to_bytes({n: np.require(array, requirements="C") for n, array in tensors.items()}), folder
+        )
+
+    def add(self, entry: KnowledgeEntry, weights: bytes, folder: Path | None = None) -> Path:
+        """Save a new entry whose tensors are safetensors bytes already; see ``save``."""
+        target = (self.folders[0] if folder is None else Path(folder)) / entry.id
+        if (target / CARD).exists():
+            raise _not_saved(f"there is already an entry {entry.id}", "Save it under a new id")
+        digest = storage.save(target / WEIGHTS, weights, keep_previous=False)
         storage.save(target / CARD, write_card(replace(entry, weights_sha256=digest)), keep_previous=False)
         return target
 

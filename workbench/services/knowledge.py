@@ -149,7 +149,15 @@ def load(entry: KnowledgeEntry, path: Path, library: Library) -> Knowledge:
 
 
 def _load(entry: KnowledgeEntry, path: Path, library: Library) -> Knowledge:
-    arrays = library.load_tensors(path)
+    return assembled(entry, library.load_tensors(path), path)
+
+
+def assembled(entry: KnowledgeEntry, arrays: Mapping[str, np.ndarray], path: Path) -> Knowledge:
+    """An entry brought to life from tensors that were read; ``path`` is named where they do not fit.
+
+    Raises:
+        WorkbenchError: they do not, or this version lacks its algorithm.
+    """
     setting = Setting(entry.backbone, entry.preprocess.depth, entry.preprocess.size, entry.ways[1])
     algorithm = create(entry.algorithm, entry.params, setting)
     try:
