@@ -105,6 +105,12 @@ ORACLES = {
         "learn.test_oracles_soft_sharing:test_training_rests_at_the_closed_form",
         "learn.test_oracles_soft_sharing:test_the_closed_form_notices",
     ),
+    16: oracle(
+        "L2 towards a start, or towards neighbours, rests at its closed form",
+        "transfer.test_fine_tuning:test_it_rests_at_the_closed_form "
+        "transfer.test_fine_tuning:test_neighbours_are_a_pull_to_their_weighted_mean_with_the_sum_of_their_strengths",
+        "transfer.test_fine_tuning:test_other_pulls_are_noticed",
+    ),
     17: oracle(
         "LogME is the logarithm of a Gaussian density, also with more features than examples",
         "transfer.test_scores:test_the_evidence_is_the_gaussian_density_also_with_fewer_examples_than_features",
@@ -169,7 +175,6 @@ ORACLES = {
 }
 LATER = {
     15: "elastic weight consolidation meets the joint optimum of quadratics",
-    16: "L2 towards a start has its closed form",
 }
 """Of what is not here yet."""
 
