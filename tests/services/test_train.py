@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from workbench.__main__ import main
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, NotFiniteError, WorkbenchError
 from workbench.core.params import values_of
-from workbench.core.values import Role, Task, TrainRequest
+from workbench.core.values import KnowledgeEntry, Role, Task, TrainRequest
 from workbench.learn import registry, validation
 from workbench.learn.algorithms.protonet import ProtoNet
 from workbench.learn.protocol import StepResult
@@ -30,6 +31,8 @@ from workbench.project.library import Library
 from workbench.services import jobs, keeping, preparing
 from workbench.services import train as service
 from workbench.services.download import weights_path
+from workbench.services.knowledge import split_state
+from workbench.transfer import mixing
 
 
 @pytest.fixture
@@ -406,6 +409,31 @@ class TestStart:
             assert same(start_of(asked, trained), wanted)
         prepared = preparing.prepare(request(source, start="proto"), trained, Context())
         assert prepared.preprocess.mean == entry.preprocess.mean
+
+    def test_what_was_trained_from_an_entry_names_it_and_can_be_mixed_with_others(
+        self, trained, source, tmp_path
+    ) -> None:
+        project = tmp_path / "p"
+        shutil.copytree(trained / "knowledge", project / "knowledge")
+        entry, path = Library(project).find("proto")
+        for start in ("proto", str(path / "entry.json")):
+            kept = jobs.train(request(source, start=start, name="child"), project, Context()).entry
+            assert kept.provenance["ancestor_entry"] == entry.id
+        assert "ancestor" not in entry.provenance
+        file = tmp_path / "trunk.safetensors"
+        save_arrays(trunk_of(project, "proto"), str(file))
+        other = jobs.train(request(source, start=str(file), name="other"), project, Context()).entry
+        assert "ancestor_entry" not in other.provenance
+        network = registry.backbone(entry.backbone).skeleton(entry.preprocess.depth, entry.preprocess.size)
+
+        def trunk(card: KnowledgeEntry) -> mixing.Trunk:
+            library = Library(project)
+            tensors = {n: torch.from_numpy(a) for n, a in library.load_tensors(library.path_of(card.id)).items()}
+            return mixing.trunk_of(network, split_state(tensors), card.id, card.provenance.get("ancestor", ""))
+
+        (family,) = mixing.families([trunk(e) for e in (entry, kept, other)])
+        assert family.ancestor.name == entry.id
+        assert {m.name for m in family.members} == {kept.id, other.id}
 
     def test_from_an_entry_of_another_backbone(self, trained, source) -> None:
         with pytest.raises(WorkbenchError, match="has the backbone conv4-32, not conv4"):

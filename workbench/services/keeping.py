@@ -20,12 +20,13 @@ from workbench.core.params import values_of
 from workbench.core.paths import display
 from workbench.core.values import EntryId, KnowledgeEntry, RunId, SourceInfo, Task, TrainRequest
 from workbench.data.episodes import Sampler, normalise
+from workbench.learn import averaging
 from workbench.learn.calibrate import Calibration
 from workbench.learn.engine import Outcome
 from workbench.learn.features import trunk_digest
 from workbench.learn.protocol import State, Support, generator
-from workbench.learn.registry import algorithms
-from workbench.project.library import Library, new_id
+from workbench.learn.registry import algorithms, backbone
+from workbench.project.library import CARD, Library, new_id
 from workbench.services import knowledge as known
 from workbench.services import probe
 from workbench.services.preparing import Prepared
@@ -86,6 +87,7 @@ def keep(
             "queries": request.queries,
             "start": request.start,
             "pretrained": request.pretrained,
+            **_ancestor(request, prepared, project),
             "validation_kind": prepared.validation_kind if prepared.validation else "",
             "command": request.command,
             "trunk": trunk_digest(state),
@@ -98,6 +100,21 @@ def keep(
     library = Library(project)
     path = library.save(entry, arrays)
     return library.find(entry.id)[0], path
+
+
+def _ancestor(request: TrainRequest, prepared: Prepared, project: Path) -> dict[str, str]:
+    """What the run began with, if that was trained already: only what has one beginning can be mixed.
+
+    The digest is that of the trunk's parameters and running averages by the backbone's names (``mixing.Trunk.digest``).
+    """
+    setting = prepared.algorithm.setting
+    if setting.weights is None:
+        return {}
+    names = backbone(setting.backbone).skeleton(setting.channels, setting.size).state_dict()
+    found = {"ancestor": averaging.digest({n: t for n, t in setting.weights.items() if n in names})}
+    if request.start and (not Path(request.start).is_file() or Path(request.start).name == CARD):
+        found["ancestor_entry"] = Library(project).find(request.start)[0].id
+    return found
 
 
 def calibration(prepared: Prepared, request: TrainRequest, state: State, seed: int, ctx: Context) -> dict[str, float]:
