@@ -105,6 +105,13 @@ ORACLES = {
         "learn.test_oracles_soft_sharing:test_training_rests_at_the_closed_form",
         "learn.test_oracles_soft_sharing:test_the_closed_form_notices",
     ),
+    15: oracle(
+        "elastic weight consolidation meets the joint optimum of quadratics",
+        "learn.test_oracles_continual:test_with_the_exact_information_it_meets_the_joint_optimum "
+        "learn.test_oracles_continual:test_logistic_regression_has_the_known_information",
+        "learn.test_oracles_continual:test_the_joint_optimum_notices "
+        "learn.test_oracles_continual:test_another_information_is_noticed",
+    ),
     16: oracle(
         "L2 towards a start, or towards neighbours, rests at its closed form",
         "transfer.test_fine_tuning:test_it_rests_at_the_closed_form "
@@ -173,9 +180,7 @@ ORACLES = {
         "learn.test_evaluate:test_another_interval_is_noticed",
     ),
 }
-LATER = {
-    15: "elastic weight consolidation meets the joint optimum of quadratics",
-}
+LATER = {}
 """Of what is not here yet."""
 
 

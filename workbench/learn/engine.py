@@ -23,6 +23,7 @@ from workbench.core.context import Context, Metric
 from workbench.core.errors import JobCancelledError, NotFiniteError, WorkbenchError
 from workbench.core.values import Validation
 from workbench.data.episodes import Batch, Episodes, Sampler
+from workbench.learn import continual
 from workbench.learn.checkpoint import Position, Run, load_checkpoint, save_checkpoint
 from workbench.learn.optimiser import Moments, norm, rates, stepped
 from workbench.learn.plan import Plan
@@ -67,6 +68,7 @@ def train(
     folder: Path | None = None,
     *,
     start: State | None = None,
+    keeping: continual.Keeping | None = None,
 ) -> Outcome:
     """Train, or go on with the run whose checkpoint lies in ``folder``.
 
@@ -78,6 +80,7 @@ def train(
         ctx: of the job; its seed becomes the plan's. A cancel ends the training, and the best so far is returned.
         folder: for checkpoints and ``metrics.jsonl``; ``None`` keeps nothing.
         start: state to start from instead of a fresh one.
+        keeping: what holds the trunk near where the run begins; its state lies in the run's memory, and in no outcome.
 
     Raises:
         NotFiniteError: the loss or a gradient stopped being finite; the checkpoint before that is kept.
@@ -87,7 +90,7 @@ def train(
     ctx.seed = plan.seed
     ctx.status("drawing the first episode")
     phases = algorithm.phases(SourceSummary(sampler.classes_per_source, sampler.images))
-    run, note = _begin(algorithm, sampler, plan, ctx, folder, start)
+    run, note = _begin(algorithm, sampler, plan, ctx, folder, start, keeping)
     validator = None if validation is None else Validator(algorithm, validation, plan, ctx, run.at)
     stopped, tested = False, None
     with RunLog(folder, ctx, run.at.episodes) as log:
@@ -103,7 +106,7 @@ def train(
     best, at = run.at.best, run.at
     if tested is None and best is not None:
         tested = Validation(plan.validation_kind, best.accuracy, best.ci95, best.tested)
-    kept = run.state if run.best is None else run.best
+    kept = continual.own(run.state if run.best is None else run.best)
     if run.best is None and at.phase < len(phases):
         kept = algorithm.finish(kept, phases[at.phase], Context(seed=plan.seed))  # of its own: the job's is cancelled
     state = State(detach(kept.learned), detach(kept.memory))
@@ -111,19 +114,27 @@ def train(
 
 
 def _begin(
-    algorithm: Algorithm, sampler: Sampler, plan: Plan, ctx: Context, folder: Path | None, start: State | None
+    algorithm: Algorithm,
+    sampler: Sampler,
+    plan: Plan,
+    ctx: Context,
+    folder: Path | None,
+    start: State | None,
+    keeping: continual.Keeping | None,
 ) -> tuple[Run, str]:
     """A fresh run, or the one in the folder with a message about it."""
     asked = [algorithm.info.key, repr(algorithm.p), repr(replace(algorithm.setting, weights=None))]
     budget = (plan.episodes, plan.minutes, plan.seed, plan.tested, plan.validate_every, plan.patience)
     asked += [repr(budget), str(sampler.classes_per_source)]
     asked += [] if plan.precision == "full" else [plan.precision]
+    asked += [] if keeping is None else [keeping.how, repr(keeping.strength)]
     asked += [repr((sampler.ways, sampler.shots, sampler.queries, sampler.across_tasks, sampler.images))]
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     found, note = (None, "") if folder is None else load_checkpoint(folder, plan.device)
     if found is None:
         state = algorithm.init(generator(ctx.seed_for("init"))) if start is None else start
         state = State(*({k: v.detach().to(plan.device) for k, v in part.items()} for part in state))
+        state = state if keeping is None else keeping.begun(state)
         return Run(Position(), _by_name(state), Moments(), generator(ctx.seed_for("episodes")), None, digest), note
     if found.asked != digest:
         raise WorkbenchError(
@@ -181,7 +192,9 @@ class _Job:
                 self.ctx.status(doing)
             self.say_step(batch, result, loss)
             self.say_progress()
-        run.state = _by_name(self.algorithm.finish(run.state, phase, self.ctx))
+        memory, held = continual.parted(run.state.memory)
+        done = self.algorithm.finish(State(run.state.learned, memory), phase, self.ctx)
+        run.state = _by_name(State(done.learned, {**done.memory, **held}))
         run.moments = Moments()
         at.phase, at.phase_episodes, at.phase_seconds, at.stale = at.phase + 1, 0, 0.0, 0
 
@@ -190,12 +203,14 @@ class _Job:
         run, at = self.run, self.run.at
         before = run.gen.get_state()
         trained = rates(phase, run.state.learned)
+        memory, held = continual.parted(run.state.memory)
         try:
             batch, episodes = self.draw(phase)
             leaves = {k: t.detach().requires_grad_(k in trained) for k, t in run.state.learned.items()}
-            given = State(leaves, run.state.memory)
+            given = State(leaves, memory)
             result = self.take_step(given, batch, At(phase.name, at.step, used), self.ctx)
             grads = _gradients(result, {k: leaves[k] for k in trained})
+            grads = continual.pulled(grads, run.state.learned, held, phase)
         except BaseException:
             run.gen.set_state(before)
             raise
@@ -209,8 +224,9 @@ class _Job:
                 f"the {'gradient' if math.isfinite(loss) else 'loss'} is not a finite number any more",
                 "Start again with a smaller learning rate; the best state before it is kept",
             )
-        memory = run.state.memory if result.memory is None else detach(result.memory)
-        run.state = _by_name(State(stepped(run.state.learned, grads, run.moments, phase, used, size), memory))
+        memory = memory if result.memory is None else detach(result.memory)
+        learned = stepped(run.state.learned, grads, run.moments, phase, used, size)
+        run.state = _by_name(State(learned, {**memory, **held}))
         at.step += 1
         at.episodes += episodes
         at.phase_episodes += episodes

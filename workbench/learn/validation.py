@@ -7,6 +7,7 @@ import time
 from workbench.core.context import Context
 from workbench.core.values import Validation, has_interval
 from workbench.data.episodes import Sampler
+from workbench.learn import continual
 from workbench.learn.checkpoint import Best, Position, Run
 from workbench.learn.evaluate import Evaluation, FrozenEpisodes, evaluate, freeze
 from workbench.learn.plan import Plan
@@ -59,7 +60,7 @@ class Validator:
                 limit = self._limit(_ON_THE_WAY / _TIMES)
             self._frozen = self._freeze("validation", count)
         begun = time.monotonic()
-        state = self._algorithm.finish(run.state, phase, self._ctx)
+        state = self._algorithm.finish(continual.own(run.state), phase, self._ctx)
         found = self._test(state, self._frozen, limit)
         self._frozen = self._frozen.first(found.episodes)
         ci95 = found.ci95 if has_interval(found.ci95, found.episodes) else None
@@ -82,13 +83,13 @@ class Validator:
         at = run.at
         if run.best is not None and at.best is not None and at.best.episode != at.episodes:
             frozen = self._freeze("validation/choice", 2 * self._plan.tested)
-            last = self._test(run.state, frozen, self._limit(_CHOICE))
+            last = self._test(continual.own(run.state), frozen, self._limit(_CHOICE))
             best = self._test(run.best, frozen.first(last.episodes), None)
             if last.accuracy >= best.accuracy:
-                run.best, at.best = run.state, _best(last, at.episodes)
+                run.best, at.best = continual.own(run.state), _best(last, at.episodes)
             else:
                 at.best = _best(best, at.best.episode)
-        best_state = run.state if run.best is None else run.best
+        best_state = continual.own(run.state) if run.best is None else run.best
         found = self._test(best_state, self._freeze("validation/report", self._plan.reported), self._limit(_REPORT))
         run.best, at.best = best_state, _best(found, at.episodes if at.best is None else at.best.episode)
         return Validation(self._plan.validation_kind, found.accuracy, found.ci95, found.episodes)
