@@ -1,46 +1,124 @@
-"""``knowledge list | show | similar``."""
+"""``knowledge list | show | similar | import | export | retire | restore``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from workbench.cli.output import emit, say_problems
 from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
+from workbench.core.paths import display
 from workbench.core.values import KnowledgeEntry
-from workbench.project.library import Library
+from workbench.project import lineage, past_tasks, retiring
+from workbench.project.library import Library, starter_knowledge
+from workbench.project.searching import search
 from workbench.services import jobs
+
+_SHOWN = 12
+"""Names of classes that are listed of a source."""
 
 
 def knowledge(arguments: argparse.Namespace, ctx: Context) -> int:
     """What is known."""
+    parts = {"show": _show, "import": _import, "export": _export, "retire": _retire, "restore": _restore}
+    return parts.get(arguments.part, _list)(arguments, ctx)
+
+
+def _list(arguments: argparse.Namespace, ctx: Context) -> int:
     library = Library(arguments.project)
-    if arguments.part == "show":
-        entry, path = library.find(arguments.entry)
-        emit(
-            row(entry) | {"path": str(path), "provenance": entry.provenance, "params": entry.params},
-            arguments.json,
-            card,
-        )
-        return 0
     similarities: dict[str, float] = {}
     if arguments.part == "similar":
         jobs.load_runtime(ctx)
         from workbench.services.adapt import similar
 
         similarities = similar(arguments.folder, arguments.project, ctx)
-    rows = [row(e) | {"similarity": similarities.get(e.id)} for e in library.entries()]
-    rows.sort(key=lambda r: -(r["similarity"] or 0.0))
+    put_away = getattr(arguments, "retired", False)
+    entries = library.retired() if put_away else library.entries()
+    words = getattr(arguments, "search", "")
+    rows = [row(e, retired=put_away) | {"similarity": similarities.get(e.id)} for e in search(words, entries)]
+    if similarities:
+        rows.sort(key=lambda r: -(r["similarity"] or 0.0))
     say_problems(library.problems, "'--json' lists them")
     problems = [{"path": p.path, "reason": p.reason, "severity": p.severity} for p in library.problems]
-    emit({"entries": rows, "problems": problems}, arguments.json, listed)
+    emit({"entries": rows, "problems": problems, "looked_for": words, "retired": put_away}, arguments.json, listed)
     return 0
 
 
-def row(entry: KnowledgeEntry) -> dict[str, Any]:
+def _show(arguments: argparse.Namespace, _ctx: Context) -> int:
+    library = Library(arguments.project)
+    entry, path = library.find(arguments.entry)
+    put_away = retiring.reason(library.folders, entry.id)
+    tasks, problems = past_tasks.read(arguments.project)
+    say_problems(problems, "they are left out")
+    ancestors = lineage.lineage(entry, (*library.entries(), *library.retired()))
+    used = lineage.went(entry.id, tasks)
+    emit(
+        row(entry, retired=put_away is not None)
+        | {
+            "path": str(path),
+            "provenance": entry.provenance,
+            "params": entry.params,
+            "retired_why": "" if put_away is None else put_away[1],
+            "lineage": [{"entry": a.entry, "name": a.name} for a in ancestors],
+            "realised": {"tasks": used.tasks, "right": used.right, "of": used.of, "gain": used.gain},
+            "recipes": [
+                {"layer": u.layer, "adapter": u.adapter, "head": u.head, "right": right, "of": of}
+                for u, (right, of) in lineage.recipes(entry.id, tasks).items()
+            ],
+        },
+        arguments.json,
+        card,
+    )
+    return 0
+
+
+def _import(arguments: argparse.Namespace, ctx: Context) -> int:
+    jobs.load_runtime(ctx)
+    from workbench.services.exchanging import import_entry
+
+    entry, path, new = import_entry(arguments.file, arguments.project, ctx)
+    emit({"entry": entry.id, "path": str(path), "name": entry.name, "new": new}, arguments.json, _imported)
+    return 0
+
+
+def _export(arguments: argparse.Namespace, ctx: Context) -> int:
+    jobs.load_runtime(ctx)
+    from workbench.services.exchanging import export_entry
+
+    entry, path = export_entry(arguments.entry, arguments.out, arguments.project, ctx)
+    emit({"entry": entry.id, "path": str(path), "name": entry.name}, arguments.json, _exported)
+    return 0
+
+
+def _retire(arguments: argparse.Namespace, _ctx: Context) -> int:
+    library = Library(arguments.project)
+    entry, path = library.find(arguments.entry)
+    if path.parent not in library.folders:
+        raise WorkbenchError(
+            "The knowledge was not retired", f"{display(str(path))} lies in no library", "Import it first"
+        )
+    # what is shipped may lie where nobody may write, so its mark lies in the person's own library
+    folder = path.parent if path.parent != starter_knowledge() else library.folders[-2]
+    retiring.retire(folder, entry.id, datetime.now(UTC).isoformat(timespec="seconds"), arguments.why)
+    emit({"entry": entry.id, "path": str(path), "name": entry.name, "retired": True}, arguments.json, _put_away)
+    return 0
+
+
+def _restore(arguments: argparse.Namespace, _ctx: Context) -> int:
+    library = Library(arguments.project)
+    entry, path = library.find(arguments.entry)
+    was = retiring.restore(library.folders, entry.id)
+    said = {"entry": entry.id, "path": str(path), "name": entry.name, "retired": False, "was_retired": was}
+    emit(said, arguments.json, _put_away)
+    return 0
+
+
+def row(entry: KnowledgeEntry, *, retired: bool = False) -> dict[str, Any]:
     """One entry as every knowledge command prints it."""
     v = entry.validation
     return {
@@ -51,6 +129,7 @@ def row(entry: KnowledgeEntry) -> dict[str, Any]:
         "sources": [msgspec.to_builtins(s) for s in entry.sources],
         "metrics": {} if v is None else {"validation": msgspec.to_builtins(v)},
         "created": entry.created,
+        "retired": retired,
         "similarity": None,
     }
 
@@ -62,7 +141,11 @@ def validation_line(v: dict[str, Any]) -> str:
 
 def listed(v: dict[str, Any]) -> Iterable[str]:
     """The list for a person."""
-    if not v["entries"]:
+    if not v["entries"] and v.get("looked_for"):
+        yield f"Nothing is found for {v['looked_for']!r}"
+    elif not v["entries"] and v.get("retired"):
+        yield "Nothing was put away"
+    elif not v["entries"]:
         yield "Nothing is known yet: 'workbench demo' or 'workbench train' leave an entry"
     for e in v["entries"]:
         check = e["metrics"].get("validation")
@@ -75,10 +158,40 @@ def card(v: dict[str, Any]) -> Iterable[str]:
     """One entry for a person."""
     yield f"{v['name']} ({v['entry']})"
     yield f"{v['algorithm']} on {v['backbone']}, saved in {v['path']}"
+    if v["retired"]:
+        yield "  put away" + (f": {v['retired_why']}" if v["retired_why"] else "")
     for s in v["sources"]:
         yield f"  learnt from {s['name']}: {s['classes']} classes, {s['images']} images"
+        if s["class_names"]:
+            shown = ", ".join(s["class_names"][:_SHOWN])
+            more = len(s["class_names"]) - _SHOWN
+            yield f"    {shown}" + (f" and {more} more" if more > 0 else "")
+    for a in v["lineage"]:
+        yield f"  trained on from {a['name'] or 'an entry that is not here'} ({a['entry']})"
     check = v["metrics"].get("validation")
     if check:
         yield f"  {validation_line(check)}"
+    used = v["realised"]
+    if used["tasks"]:
+        yield f"  used for {used['tasks']} task{'s' if used['tasks'] > 1 else ''}" + (
+            f": {used['right']} of {used['of']} pictures labelled afterwards were right" if used["of"] else ""
+        )
+    if used["gain"] is not None:
+        yield f"  {100 * used['gain']:+.0f} points beside what else was used for the same tasks"
     for name, value in v["provenance"].items():
         yield f"  {name}: {value}"
+
+
+def _imported(v: dict[str, Any]) -> Iterable[str]:
+    yield f"{v['name']} ({v['entry']}) is {'now' if v['new'] else 'already'} in {v['path']}"
+
+
+def _exported(v: dict[str, Any]) -> Iterable[str]:
+    yield f"{v['name']} ({v['entry']}) was written to {v['path']}"
+
+
+def _put_away(v: dict[str, Any]) -> Iterable[str]:
+    if v["retired"]:
+        yield f"{v['name']} ({v['entry']}) was put away; 'workbench knowledge restore {v['entry']}' brings it back"
+    else:
+        yield f"{v['name']} ({v['entry']}) is in use" + ("" if v["was_retired"] else "; it was not put away")

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, get_args
 
+from workbench.cli.knowledge_parser import add_parts
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.paths import scratch_project
@@ -228,13 +229,8 @@ def build() -> argparse.ArgumentParser:
     export.add_argument("--format", required=True, choices=["onnx", "safetensors", "pt2", "bundle"])
     export.add_argument("--out", type=Path, required=True, metavar="DIR")
 
-    knowledge = add("knowledge", "list, show or compare what is known")
-    parts = knowledge.add_subparsers(dest="part", metavar="PART", required=True)
-    parts.add_parser("list", parents=[common])
-    show = parts.add_parser("show", parents=[common])
-    show.add_argument("entry", metavar="ENTRY")
-    similar = parts.add_parser("similar", parents=[common])
-    similar.add_argument("folder", metavar="FOLDER")
+    knowledge = add("knowledge", "list, show, compare, exchange or retire what is known")
+    add_parts(knowledge, common)
     return parser
 
 
