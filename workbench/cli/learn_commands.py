@@ -33,7 +33,7 @@ def train(arguments: argparse.Namespace, ctx: Context) -> int:
     tasks = _tasks(arguments.folders, Role.TRAIN, ctx) + _tasks(arguments.validation, Role.VALIDATION, ctx)
     request = TrainRequest(
         sources=tasks,
-        algorithm=arguments.algorithm,
+        algorithm=arguments.algorithm or "protonet",
         params=dict(arguments.settings),
         backbone=arguments.backbone,
         ways=arguments.ways,
@@ -47,6 +47,8 @@ def train(arguments: argparse.Namespace, ctx: Context) -> int:
         size=arguments.image_size or row.recommended_size,
         channels=arguments.channels,
         start=arguments.start,
+        target=_tasks(arguments.target, Role.VALIDATION, ctx),
+        align=arguments.align,
         pretrained=pretrained,
         device=arguments.device,
         precision=arguments.precision,
@@ -91,6 +93,7 @@ def train_json(result: TrainResult) -> dict[str, Any]:
         "validation": None
         if v is None
         else {"kind": v.kind, "accuracy": v.accuracy, "ci95": v.ci95, "episodes": v.episodes},
+        "aligned": entry.provenance.get("aligned"),
     }
 
 
@@ -102,7 +105,27 @@ def train_lines(v: dict[str, Any]) -> Iterable[str]:
     check = v["validation"]
     if check:
         yield validation_line(check)
+    if v.get("aligned"):
+        yield from aligned_lines(v["aligned"])
     yield f"saved in {v['path']}; run {v['run']}"
+
+
+def aligned_lines(a: dict[str, Any]) -> Iterable[str]:
+    """What an alignment did, for a person."""
+    yield f"aligned with {a['pictures']} pictures of {', '.join(a['target'])} ({a['method']})"
+    held, apart = a.get("held_out"), a.get("separation")
+    if held:
+        yield (
+            f"on labelled pictures of the target that were held out: {held['before']:.4f} before, {held['after']:.4f} "
+            f"after, difference {held['difference']:+.4f} \u00b1 {held['ci95']:.4f} ({held['episodes']} episodes)"
+        )
+    else:
+        yield "the target has no labelled pictures to measure with, so no accuracy is claimed"
+    if apart and apart["before"] is not None and apart["after"] is not None:
+        yield (
+            f"the source's classes hold {apart['after']:.3f} of its features' variance, {apart['before']:.3f} before "
+            "(classes that collapse into one hold less)"
+        )
 
 
 def resume(arguments: argparse.Namespace, ctx: Context) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, get_args
 
+from workbench.cli import alignment
 from workbench.cli.knowledge_parser import add_parts
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
@@ -153,12 +154,12 @@ def build() -> argparse.ArgumentParser:
 
     train = add("train", "meta-train on folders and keep what was learnt as a knowledge entry")
     train.add_argument("folders", nargs="+", metavar="FOLDER")
-    train.add_argument("--algorithm", required=True, metavar="KEY", help="see 'workbench algorithms'")
+    train.add_argument("--algorithm", default="", metavar="KEY", help="see 'workbench algorithms'")
     train.add_argument("--backbone", default="conv4", metavar="KEY", help="see 'workbench backbones' (default conv4)")
     train.add_argument("--ways", type=ways, default=(5, 5), metavar="N|MIN-MAX", help="classes per episode (default 5)")
     train.add_argument("--shots", type=span, default=(1, 1), metavar="K|MIN-MAX", help="examples per class (default 1)")
     train.add_argument("--queries", type=positive, default=15, metavar="Q", help="queries per class (default 15)")
-    budget = train.add_mutually_exclusive_group(required=True)
+    budget = train.add_mutually_exclusive_group()
     budget.add_argument("--episodes", type=positive, metavar="E")
     budget.add_argument("--minutes", type=minutes, metavar="M")
     train.add_argument(
@@ -172,6 +173,7 @@ def build() -> argparse.ArgumentParser:
     train.add_argument(
         "--from", dest="start", default="", metavar="ENTRY|WEIGHTS", help="start from an entry's trunk or a file"
     )
+    alignment.options(train)
     train.add_argument(
         "--pretrained", action="store_true", help="start from the backbone's pretrained weights on this machine"
     )
@@ -297,7 +299,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             advice = f"did you mean {near[0]!r}?" if near else f"for a new project give a path, such as ./{first}"
             parser.error(f"there is neither a command nor a project called {first!r}; {advice}")
         arguments.insert(0, "window")
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    if found.command == "train":
+        found.check(found)
+    return found
 
 
 def command_of(name: str) -> Command:

@@ -21,6 +21,10 @@ Channels = Literal["grey", "rgb"]
 Severity = Literal["error", "warning", "ignored"]
 Precision = Literal["full", "bf16"]
 """Of training: 32-bit floats, or convolutions between 16-bit ones."""
+Align = Literal["", "adabn", "coral", "mmd", "dann"]
+"""How knowledge is aligned with an unlabelled target, "" where it is not."""
+CLOSED_FORMS = ("adabn", "coral")
+"""Alignments that need no training."""
 
 
 class Role(enum.StrEnum):
@@ -359,6 +363,9 @@ class TrainRequest:
         device: key, e.g. ``cpu`` or ``cuda:0``.
         command: the command line that asks for the same, for the card.
         precision: of training alone; validation and use are in full precision.
+        target: tasks of another domain that the entry ``start`` is aligned with; their labels are used for the report
+            alone.
+        align: how; AdaBN and CORAL without a budget are closed forms, which take all else from the entry.
     """
 
     sources: tuple[Task, ...]
@@ -382,9 +389,20 @@ class TrainRequest:
     command: str = ""
     patience: int | None = None
     precision: Precision = "full"
+    target: tuple[Task, ...] = ()
+    align: Align = ""
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether this is an alignment without training."""
+        return self.align in CLOSED_FORMS and self.episodes is None and self.minutes is None
 
     def __post_init__(self) -> None:
-        if (self.episodes is None) == (self.minutes is None):
+        if self.align not in get_args(Align):
+            raise ValueError(f"{self.align} is not a way to align")
+        if self.align == "adabn" and not self.closed_form:
+            raise ValueError("AdaBN needs no training: leave out episodes and minutes")
+        if not self.closed_form and (self.episodes is None) == (self.minutes is None):
             raise ValueError("a run needs a budget: either episodes or minutes")
         if not 2 <= self.ways[0] <= self.ways[1]:
             raise ValueError("an episode needs at least two ways")

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Generator, Tensor, nn
@@ -67,7 +68,7 @@ class Aligning:
         trunk = functional.under(state.learned)
         device = next(iter(trunk.values())).device
         with torch.no_grad(), norm.batch_statistics():
-            x = normalise(self.pixels[:2], self.mean, self.std).to(device)
+            x = normalise(np.array(self.pixels[:2]), self.mean, self.std).to(device)
             features = functional.call(self.network, trunk, {}, x).shape[1]
         fresh = domain.domain_classifier(features, generator(self.seed))
         return State(state.learned, {**state.memory, **{ALIGN + n: t.to(device) for n, t in fresh.items()}})

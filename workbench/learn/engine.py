@@ -24,6 +24,7 @@ from workbench.core.errors import JobCancelledError, NotFiniteError, WorkbenchEr
 from workbench.core.values import Validation
 from workbench.data.episodes import Batch, Episodes, Sampler
 from workbench.learn import continual
+from workbench.learn.aligning import Aligning
 from workbench.learn.checkpoint import Position, Run, load_checkpoint, save_checkpoint
 from workbench.learn.optimiser import Moments, norm, rates, stepped
 from workbench.learn.plan import Plan
@@ -69,6 +70,7 @@ def train(
     *,
     start: State | None = None,
     keeping: continual.Keeping | None = None,
+    aligning: Aligning | None = None,
 ) -> Outcome:
     """Train, or go on with the run whose checkpoint lies in ``folder``.
 
@@ -81,6 +83,7 @@ def train(
         folder: for checkpoints and ``metrics.jsonl``; ``None`` keeps nothing.
         start: state to start from instead of a fresh one.
         keeping: what holds the trunk near where the run begins; its state lies in the run's memory, and in no outcome.
+        aligning: what draws the trunk's features towards another domain's, in the same way.
 
     Raises:
         NotFiniteError: the loss or a gradient stopped being finite; the checkpoint before that is kept.
@@ -90,11 +93,11 @@ def train(
     ctx.seed = plan.seed
     ctx.status("drawing the first episode")
     phases = algorithm.phases(SourceSummary(sampler.classes_per_source, sampler.images))
-    run, note = _begin(algorithm, sampler, plan, ctx, folder, start, keeping)
+    run, note = _begin(algorithm, sampler, plan, ctx, folder, start, keeping, aligning)
     validator = None if validation is None else Validator(algorithm, validation, plan, ctx, run.at)
     stopped, tested = False, None
     with RunLog(folder, ctx, run.at.episodes) as log:
-        job = _Job(algorithm, sampler, plan, ctx, folder, log, phases, run)
+        job = _Job(algorithm, sampler, plan, ctx, folder, log, phases, run, aligning)
         try:
             while run.at.phase < len(phases):
                 job.train_phase(phases[run.at.phase], validator)
@@ -121,6 +124,7 @@ def _begin(
     folder: Path | None,
     start: State | None,
     keeping: continual.Keeping | None,
+    aligning: Aligning | None,
 ) -> tuple[Run, str]:
     """A fresh run, or the one in the folder with a message about it."""
     asked = [algorithm.info.key, repr(algorithm.p), repr(replace(algorithm.setting, weights=None))]
@@ -128,6 +132,7 @@ def _begin(
     asked += [repr(budget), str(sampler.classes_per_source)]
     asked += [] if plan.precision == "full" else [plan.precision]
     asked += [] if keeping is None else [keeping.how, repr(keeping.strength)]
+    asked += [] if aligning is None else [aligning.how, aligning.fingerprint]
     asked += [repr((sampler.ways, sampler.shots, sampler.queries, sampler.across_tasks, sampler.images))]
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     found, note = (None, "") if folder is None else load_checkpoint(folder, plan.device)
@@ -135,6 +140,7 @@ def _begin(
         state = algorithm.init(generator(ctx.seed_for("init"))) if start is None else start
         state = State(*({k: v.detach().to(plan.device) for k, v in part.items()} for part in state))
         state = state if keeping is None else keeping.begun(state)
+        state = state if aligning is None else aligning.begun(state)
         return Run(Position(), _by_name(state), Moments(), generator(ctx.seed_for("episodes")), None, digest), note
     if found.asked != digest:
         raise WorkbenchError(
@@ -161,7 +167,9 @@ class _Job:
         log: RunLog,
         phases: Sequence[Phase],
         run: Run,
+        aligning: Aligning | None = None,
     ) -> None:
+        self.aligning = aligning
         self.algorithm, self.sampler, self.plan, self.ctx = algorithm, sampler, plan, ctx
         self.folder, self.log, self.phases, self.run = folder, log, phases, run
         self.take_step = _faster(algorithm, plan) or algorithm.step
@@ -211,6 +219,9 @@ class _Job:
             result = self.take_step(given, batch, At(phase.name, at.step, used), self.ctx)
             grads = _gradients(result, {k: leaves[k] for k in trained})
             grads = continual.pulled(grads, run.state.learned, held, phase)
+            if self.aligning is not None:
+                grads, held, said = self.aligning.drawn_together(grads, run.state.learned, held, batch, used, run.gen)
+                result = replace(result, metrics={**result.metrics, **said})
         except BaseException:
             run.gen.set_state(before)
             raise

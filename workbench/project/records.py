@@ -55,10 +55,11 @@ class RoledTask(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class RequestRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A ``TrainRequest``: its sources, and everything else by name."""
+    """A ``TrainRequest``: its sources, what it is aligned with, and everything else by name."""
 
     sources: tuple[RoledTask, ...]
     rest: dict[str, Any]
+    target: tuple[RoledTask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +179,13 @@ _TEXTS = ("start", "name", "command")
 
 def request_row(request: TrainRequest, project: str) -> RequestRow:
     """A training request as a row."""
-    rest: dict[str, Any] = msgspec.to_builtins(replace(request, sources=()))
-    del rest["sources"]
+    rest: dict[str, Any] = msgspec.to_builtins(replace(request, sources=(), target=()))
+    del rest["sources"], rest["target"]
     rest |= {name: text(rest[name]) for name in _TEXTS}
-    return RequestRow(tuple(RoledTask(t.role.value, task_row(t, project)) for t in request.sources), rest)
+    tasks, target = (
+        tuple(RoledTask(t.role.value, task_row(t, project)) for t in some) for some in (request.sources, request.target)
+    )
+    return RequestRow(tasks, rest, target)
 
 
 def request_of(row: RequestRow, project: str, where: str) -> TrainRequest:
@@ -194,8 +198,10 @@ def request_of(row: RequestRow, project: str, where: str) -> TrainRequest:
     try:
         if unknown:
             raise ValueError(f"it holds the unknown field {min(unknown)}")
-        tasks = tuple(task_of(t.task, project, Role(t.role)) for t in row.sources)
+        tasks, target = (
+            tuple(task_of(t.task, project, Role(t.role)) for t in some) for some in (row.sources, row.target)
+        )
         rest = row.rest | {name: raw(row.rest[name]) for name in _TEXTS if name in row.rest}
-        return replace(msgspec.convert({"sources": (), **rest}, TrainRequest), sources=tasks)
+        return replace(msgspec.convert({"sources": (), **rest}, TrainRequest), sources=tasks, target=target)
     except (msgspec.ValidationError, ValueError) as error:
         raise StorageError(f"{where} was not opened", str(error), "Start the run again") from error

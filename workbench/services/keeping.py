@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,15 +44,26 @@ _DESCRIBED_PICTURES, _DESCRIBED_WHEN_STOPPED = 200, 60
 
 
 def keep(
-    request: TrainRequest, prepared: Prepared, outcome: Outcome, project: Path, run: RunId, ctx: Context
+    request: TrainRequest,
+    prepared: Prepared,
+    outcome: Outcome,
+    project: Path,
+    run: RunId,
+    ctx: Context,
+    last: Callable[[State], tuple[State, dict[str, Any]]] | None = None,
 ) -> tuple[KnowledgeEntry, Path]:
-    """Calibrate, describe the sources and save the entry; a stop makes it short, it does not lose what was learnt."""
+    """Calibrate, describe the sources and save the entry; a stop makes it short, it does not lose what was learnt.
+
+    ``last`` changes the state that is saved and gives a record of it, for knowledge aligned with another domain;
+    calibration and sources belong to the state before.
+    """
     ctx.status("Saving what was learnt")
     state = State(
         {k: v.cpu() for k, v in outcome.state.learned.items()}, {k: v.cpu() for k, v in outcome.state.memory.items()}
     )
     figures = calibration(prepared, request, state, ctx.seed_for("calibration"), ctx)
-    tensors = known.join_state(state) | _described(prepared, state, ctx.seed_for("sources"), ctx)
+    saved, aligned = (state, None) if last is None else last(state)
+    tensors = known.join_state(saved) | _described(prepared, state, ctx.seed_for("sources"), ctx)
     tasks = [prepared.tasks[s.name] for s in prepared.sources]
     probed, under = _probed(prepared, ctx.seed_for("probe"), ctx)
     tensors |= probed
@@ -90,7 +102,8 @@ def keep(
             **_ancestor(request, prepared, project),
             "validation_kind": prepared.validation_kind if prepared.validation else "",
             "command": request.command,
-            "trunk": trunk_digest(state),
+            "trunk": trunk_digest(saved),
+            **({} if aligned is None else {"aligned": aligned}),
             **under,
             "versions": {name: version(name) for name in ("torch", "numpy", "pillow", "meta-transfer-workbench")}
             | {"python": platform.python_version()},

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, NotFiniteError, WorkbenchError
 from workbench.core.values import KnowledgeEntry, RunId, TrainRequest, TrainResult, Validation
+from workbench.learn.aligning import Aligning
 from workbench.learn.checkpoint import load_checkpoint
 from workbench.learn.engine import Outcome, Plan
 from workbench.learn.engine import train as run_engine
 from workbench.project import runs
+from workbench.services import aligning
 from workbench.services.devices import check_device
 from workbench.services.keeping import keep
 from workbench.services.preparing import Prepared, check, prepare
@@ -27,7 +30,9 @@ def train(request: TrainRequest, project: Path, ctx: Context) -> TrainResult:
         JobCancelledError: stopped before anything was learnt.
     """
     ctx.seed = request.seed
-    check(request, project)
+    aligning.check(request, project)
+    if not request.closed_form:
+        check(request, project)
     run, folder = runs.create_run(project, request)
     return _go(request, project, run, folder, ctx)
 
@@ -46,11 +51,15 @@ def resume(run_id: str, project: Path, ctx: Context) -> TrainResult:
 def _go(request: TrainRequest, project: Path, run: RunId, folder: Path, ctx: Context) -> TrainResult:
     begun = time.monotonic()
     try:
+        if request.closed_form:
+            return _aligned(request, project, run, folder, ctx)
         prepared = prepare(request, project, ctx)
-        outcome, broken = _learn(request, prepared, folder, ctx)
+        drawn = aligning.penalty(request, prepared, ctx)
+        outcome, broken = _learn(request, prepared, folder, ctx, drawn)
         if outcome.stopped and not outcome.steps and "trains" in prepared.algorithm.info.tags:
             raise JobCancelledError
-        entry, path = keep(request, prepared, outcome, project, run, ctx)
+        last = None if drawn is None else partial(aligning.finished, request, prepared, drawn, project=project, ctx=ctx)
+        entry, path = keep(request, prepared, outcome, project, run, ctx, last)
     except JobCancelledError:
         runs.update_run(
             folder, state="stopped", message="Stopped before anything was learnt", seconds=time.monotonic() - begun
@@ -76,8 +85,15 @@ def _go(request: TrainRequest, project: Path, run: RunId, folder: Path, ctx: Con
     return TrainResult(entry, str(path), run, outcome.episodes, outcome.seconds, outcome.stopped)
 
 
+def _aligned(request: TrainRequest, project: Path, run: RunId, folder: Path, ctx: Context) -> TrainResult:
+    """An alignment without training."""
+    result = aligning.align(request, run, project, ctx)
+    runs.update_run(folder, state="done", message="", entry=result.entry.id, seconds=result.seconds)
+    return result
+
+
 def _learn(
-    request: TrainRequest, prepared: Prepared, folder: Path, ctx: Context
+    request: TrainRequest, prepared: Prepared, folder: Path, ctx: Context, drawn: Aligning | None = None
 ) -> tuple[Outcome, NotFiniteError | None]:
     """What training gave; where its numbers stopped being finite, the best state before that and the reason."""
     kind: Literal["classes", "images"] = "images" if prepared.validation_kind == "images" else "classes"
@@ -86,7 +102,8 @@ def _learn(
         request.episodes, request.minutes, request.seed, device, kind, patience=patience, precision=request.precision
     )
     try:
-        return run_engine(prepared.algorithm, prepared.sampler, prepared.validation, plan, ctx, folder), None
+        parts = prepared.algorithm, prepared.sampler, prepared.validation
+        return run_engine(*parts, plan, ctx, folder, aligning=drawn), None
     except NotFiniteError as error:
         found, _ = load_checkpoint(folder)
         if found is None or found.best is None or found.at.best is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from workbench.core import storage
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
+from workbench.learn import recoloured
 from workbench.learn.registry import Pretrained, backbones
 from workbench.project.library import CARD, Library
 from workbench.services.download import download, load_weights_file, weights_path
@@ -80,7 +81,7 @@ def weights_for(backbone: str, start: str, pretrained: bool, project: Path) -> W
 def _of_entry(backbone: str, start: str, project: Path) -> Weights:
     library = Library(project)
     entry, path = library.find(start)
-    if entry.backbone != backbone:
+    if backbone not in (entry.backbone, entry.backbone.removesuffix(recoloured.SUFFIX)):
         why = f"{entry.name} has the backbone {entry.backbone}, not {backbone}"
         raise WorkbenchError("The run did not start", why, f"Add --backbone {entry.backbone}")
     tensors = {}
@@ -88,6 +89,8 @@ def _of_entry(backbone: str, start: str, project: Path) -> Weights:
         for prefix in ("learned.trunk.", "memory.trunk."):
             if name.startswith(prefix):
                 tensors[name.removeprefix(prefix)] = torch.from_numpy(np.array(array))
+    if backbone != entry.backbone:  # aligned knowledge, without the layer that aligned it
+        tensors = recoloured.without_layer(tensors)
     return Weights(tensors, (entry.preprocess.mean, entry.preprocess.std))
 
 
@@ -97,7 +100,7 @@ def pretrained_of(backbone: str, need: bool = True) -> Pretrained:
     Raises:
         WorkbenchError: no such backbone, or nothing pretrained for it.
     """
-    info = backbones().get(backbone)
+    info = backbones().get(backbone.removesuffix(recoloured.SUFFIX))
     if info is None:
         raise WorkbenchError(
             "The network was not built",
