@@ -23,6 +23,8 @@ from workbench.services.requests import (
     EvaluateRequest,
     Exported,
     ExportRequest,
+    Grouped,
+    GroupRequest,
     Recommendation,
 )
 from workbench.services.teach import TeachRequest, TeachResult
@@ -118,6 +120,14 @@ def apply(request: ApplyRequest, project: Path, ctx: Context) -> Applied:
     """Predict a whole folder."""
     load_runtime(ctx)
     from workbench.services.predict import apply as run
+
+    return run(request, project, ctx)
+
+
+def group(request: GroupRequest, project: Path, ctx: Context) -> Grouped:
+    """Clusters of pictures without labels."""
+    load_runtime(ctx)
+    from workbench.services.grouping import group as run
 
     return run(request, project, ctx)
 

@@ -204,3 +204,47 @@ class Compared:
 
     results: tuple[Evaluated, ...]
     pairs: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRequest:
+    """Pictures to be put into groups.
+
+    Attributes:
+        images: without labels.
+        entry: id, name or path of the knowledge that looks at them, "" for the one whose sources they resemble most.
+        count: of groups, 0 for the number that is suggested.
+    """
+
+    images: tuple[ImageRef, ...]
+    entry: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Pictures that look alike, the most typical first; ``unusual`` has the hashes of those far from the others."""
+
+    images: tuple[ImageRef, ...]
+    unusual: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Groups of pictures.
+
+    Attributes:
+        groups: largest first.
+        suggested: how many there seem to be.
+        silhouettes: mean silhouette of every number that was tried.
+        entry: whose features were used, "" where nothing is known yet.
+        name: of that knowledge.
+        left_out: pictures that could not be read.
+    """
+
+    groups: tuple[Group, ...]
+    suggested: int
+    silhouettes: dict[int, float]
+    entry: str
+    name: str
+    left_out: int = 0
