@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QMenu
+from PySide6.QtWidgets import QMenu, QPushButton
 
 from workbench.core.values import ImageRef, Role, Task
 from workbench.ui import icons
+from workbench.ui.rooms.sources.grouped import without_class
+from workbench.ui.rooms.sources.groups_dialog import GroupsDialog
 from workbench.ui.rooms.sources.words import count
+from workbench.ui.widgets.controls import button
 
 if TYPE_CHECKING:
     from workbench.ui.rooms.sources.room import SourcesRoom
@@ -30,6 +33,41 @@ def for_adding(room: SourcesRoom) -> QAction:
     return samples
 
 
+def for_grouping(room: SourcesRoom) -> QPushButton:
+    """The button that looks for groups among a task's unlabelled pictures."""
+    made = room.add_action(button(room.tr("Group these"), "secondary", "group"))
+    made.setToolTip(room.tr("Put the unlabelled pictures into groups of like ones, to make classes of them"))
+    made.clicked.connect(partial(group, room))
+    return made
+
+
+def group(room: SourcesRoom, _checked: bool = False) -> None:
+    """Look for groups among the current task's unlabelled pictures; what came of it can be taken back afterwards."""
+    task = room.task
+    if task is None or not task.unlabelled:
+        return
+    dialog = GroupsDialog(room.state, task, room)
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.finished.connect(partial(_grouped, room, dialog))
+    dialog.open()
+
+
+def _grouped(room: SourcesRoom, dialog: GroupsDialog, _code: int) -> None:
+    made = dialog.made
+    if not made:
+        return
+    room.select(made[-1].target)
+
+    def put_back() -> None:
+        for one in reversed(made):
+            room.state.set_tasks(without_class(room.state.tasks, one))
+
+    text = room.tr("{classes} made of {task}.").format(
+        classes=count(len(made), "class was", "classes were"), task=made[0].source.name
+    )
+    room.show_message("info", text, room.tr("The files stay where they are."), room.tr("Undo"), put_back)
+
+
 def of_task(room: SourcesRoom, task: Task) -> QMenu:
     """What can be done with a task."""
     menu = _menu(room)
@@ -42,6 +80,8 @@ def of_task(room: SourcesRoom, task: Task) -> QMenu:
         action.setChecked(task.role is role)
     menu.addAction(icons.icon("refresh"), room.tr("Read again"), room.refresh_task)
     menu.addAction(icons.icon("folder"), room.tr("Show folder"), partial(room.show_file, task.path))
+    if task.unlabelled:
+        menu.addAction(icons.icon("group"), room.tr("Group these..."), partial(group, room))
     menu.addSeparator()
     menu.addAction(icons.icon("trash"), room.tr("Remove task"), room.remove_task)
     return menu

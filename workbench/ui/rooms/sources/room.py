@@ -71,6 +71,7 @@ class SourcesRoom(Room):
 
     # ---- building --------------------------------------------------------------------------------
     def _build(self) -> None:
+        self.group = menus.for_grouping(self)
         self.remove = self.add_action(button(self.tr("Remove task"), "secondary", "trash"))
         self.remove.setToolTip(self.tr("Take the task out of the project; its files stay where they are"))
         self.remove.clicked.connect(self.remove_task)
@@ -186,6 +187,7 @@ class SourcesRoom(Room):
     def _show_task(self) -> None:
         task = self.task
         self.remove.setEnabled(task is not None)
+        self.group.setVisible(task is not None and len(task.unlabelled) > 2)
         if task is not self._shown_task:
             same = task is not None and self._shown_task is not None and task.id == self._shown_task.id
             self._shown_task = task
