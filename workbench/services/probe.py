@@ -46,6 +46,8 @@ _SOURCES = 256
 """Of an entry; those beyond have no place under the probe, so that a file never holds more tensors than are read."""
 _SHORT = 0.5
 """Seconds for the sources of a run that was stopped."""
+_TASKS = 8
+"""Tasks that each thread keeps at hand."""
 _ENTRIES = 256
 """Entries whose sources each thread keeps at hand; a source takes 17 KB."""
 
@@ -107,8 +109,16 @@ def represent_task(images: tuple[ImageRef, ...], y: Tensor, cache: FeatureCache,
     p = probe()
     if p is None:
         return None
-    x = known.to_tensor(images, p.preprocess)
-    return _represented(p, images, x, known.embed(p, images, cache, ctx), y, ctx)
+    key = (p.digest, p.preprocess.digest, tuple(i.sha256 for i in images), tuple(y.tolist()))
+    found = _kept.tasks.get(key)
+    if found is None:
+        x = known.to_tensor(images, p.preprocess)
+        found = _represented(p, images, x, known.embed(p, images, cache, ctx), y, ctx)
+        _kept.tasks[key] = found
+    _kept.tasks.move_to_end(key)
+    while len(_kept.tasks) > _TASKS:
+        _kept.tasks.popitem(last=False)
+    return found
 
 
 def _represented(
@@ -184,10 +194,11 @@ def tensors_of(i: int, seen: Represented) -> dict[str, Tensor]:
 
 
 class _Kept(threading.local):
-    """Sources of entries; distances between two of them are remembered by the tensors' identity."""
+    """Tasks and sources that were asked for; distances between them are remembered by their identity."""
 
     def __init__(self) -> None:
         self.sources: OrderedDict[tuple[Path, str, str], tuple[ProbedSource, ...]] = OrderedDict()
+        self.tasks: OrderedDict[tuple[object, ...], Represented] = OrderedDict()
 
 
 _kept = _Kept()
@@ -196,6 +207,7 @@ _kept = _Kept()
 @at_thread_end
 def _forget() -> None:
     _kept.sources.clear()
+    _kept.tasks.clear()
 
 
 def sources_of(entry: KnowledgeEntry, path: Path, library: Library) -> tuple[ProbedSource, ...]:

@@ -1,0 +1,188 @@
+"""What is remembered of a taught task, and of pictures that a person labelled after they had been predicted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.services.material import folder, task
+from tests.services.test_probe import make_probe
+from workbench.core.context import Context
+from workbench.core.errors import StorageError
+from workbench.core.values import Candidate, ClassId, EntryId, ImageRef, Prediction, TaskClass
+from workbench.learn.features import FeatureCache
+from workbench.project import past_tasks
+from workbench.project.past_tasks import PastTask, Used
+from workbench.services import jobs, probe, remembering
+from workbench.transfer.prior import TRUSTED, learnt_gains
+
+A, B = Used(EntryId("a")), Used(EntryId("b"))
+CANDIDATES = (
+    Candidate(EntryId("a"), "A", "s", 0.8, 0.5, 0.7, chosen=True),
+    Candidate(EntryId("b"), "B", "s", 0.4, None, 0.2, chosen=False),
+    Candidate(None, "No transfer", "", None, 1.5, 0.1, chosen=False),
+)
+
+
+@pytest.fixture
+def classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TaskClass, ...]:
+    """Two classes of six pictures with ids, and a probe that is installed."""
+    jobs.load_runtime(Context())
+    path = make_probe(tmp_path / "shipped")
+    monkeypatch.setattr(probe, "probe_folder", lambda: path)
+    remembering._forget()
+    found = task(folder(tmp_path / "teach", range(60, 62), 6)).classes
+    return tuple(replace(c, id=ClassId(f"id{k}")) for k, c in enumerate(found))
+
+
+class Room:
+    """What the Teach room does: some examples, the others are queries, each labelled in its turn."""
+
+    def __init__(self, classes: tuple[TaskClass, ...], where: Path) -> None:
+        self.classes, self.project = classes, where / "project"
+        self.cache = FeatureCache(where / "cache")
+
+    def few(self, *shots: int) -> tuple[TaskClass, ...]:
+        """The first examples of each class."""
+        return tuple(replace(c, images=c.images[:n]) for c, n in zip(self.classes, shots, strict=True))
+
+    def said(self, image: ImageRef, best: int, *, rejected: bool = False) -> Prediction:
+        """An answer."""
+        given = (0.7, 0.2) if best == 0 else (0.2, 0.7)
+        return Prediction(image, given, 0.1, rejected, ())
+
+    def taught(
+        self, support: tuple[TaskClass, ...], answers: list[Prediction], used: Used = A, others: tuple[int, ...] = ()
+    ) -> PastTask | None:
+        """One round; what entry ``b`` says of each example when it is left out is in ``others``."""
+        y = torch.tensor([k for k, c in enumerate(support) for _ in c.images])
+        seen: list[Any] = []
+        if others:
+            logits = torch.nn.functional.one_hot(torch.tensor(others), 2).float()
+            left_out = SimpleNamespace(rows=torch.arange(len(y)), logits=logits)
+            seen.append(
+                SimpleNamespace(knowledge=SimpleNamespace(id=B.entry), left_out=left_out, support=SimpleNamespace(y=y))
+            )
+        return remembering.remember(support, CANDIDATES, used, seen, answers, self.project, self.cache, Context())
+
+    def record(self) -> PastTask:
+        """What is on disk."""
+        (found,) = past_tasks.read(self.project)[0]
+        return found
+
+
+@pytest.fixture
+def room(classes: tuple[TaskClass, ...], tmp_path: Path) -> Room:
+    """Two classes."""
+    return Room(classes, tmp_path)
+
+
+def realised(task: PastTask) -> dict[Used, tuple[int, int]]:
+    """Right and of."""
+    return {r.used: (r.right, r.of) for r in task.realised}
+
+
+def test_every_taught_task_leaves_one_record_without_pictures_or_names(room: Room) -> None:
+    room.taught(room.few(1, 2), [])
+    found = room.record()
+    network = probe.probe()
+    assert network is not None
+    assert (found.shots, found.chosen, found.probe) == ((1, 2), A, network.digest)
+    assert [(t.used.entry, t.prior, t.loss) for t in found.tried] == [
+        ("a", 0.8, 0.5),
+        ("b", 0.4, None),
+        (None, 0.0, 1.5),
+    ]
+    assert len(found.metafeatures) == 2 * len(probe.NAMES)
+    (file,) = (room.project / past_tasks.FOLDER).iterdir()
+    text = file.read_text()
+    assert not any(word in text for c in room.classes for word in (c.name, c.id, *(i.sha256 for i in c.images)))
+    assert room.taught(room.few(1, 2), []) is None, "nothing changed, so nothing is written"
+    assert room.taught(room.few(2, 2), []) is not None
+    assert room.record().shots == (2, 2)
+
+
+def test_a_label_given_to_a_predicted_query_is_counted_once(room: Room) -> None:
+    first, second = room.classes[0].images[1], room.classes[1].images[1]
+    room.taught(room.few(1, 1), [room.said(first, 0), room.said(second, 0)])
+    room.taught(room.few(2, 1), [room.said(second, 0)])
+    assert realised(room.record()) == {A: (1, 1)}
+    room.taught(room.few(2, 2), [])
+    assert realised(room.record()) == {A: (1, 2)}, "the second query was said to be of the other class"
+    room.taught(room.few(1, 2), [room.said(first, 0)])  # taken back, and labelled again
+    room.taught(room.few(2, 2), [])
+    assert realised(room.record()) == {A: (1, 2)}
+
+
+def test_an_example_that_was_never_predicted_is_not_counted_and_a_rejected_one_is_wrong(room: Room) -> None:
+    room.taught(room.few(1, 1), [room.said(room.classes[0].images[2], 0, rejected=True)])
+    room.taught(room.few(2, 1), [room.said(room.classes[0].images[2], 0, rejected=True)])
+    assert realised(room.record()) == {}
+    room.taught(room.few(3, 1), [])
+    assert realised(room.record()) == {A: (0, 1)}
+
+
+def test_it_is_what_was_used_at_the_time_that_was_right(room: Room) -> None:
+    image = room.classes[0].images[1]
+    room.taught(room.few(1, 1), [room.said(image, 0)], used=B)
+    room.taught(room.few(2, 1), [], used=A)
+    assert realised(room.record()) == {B: (1, 1)}
+    assert room.record().chosen == A
+
+
+def test_what_else_was_tried_is_judged_on_the_same_pictures(room: Room) -> None:
+    image = room.classes[0].images[1]
+    room.taught(room.few(1, 1), [room.said(image, 1)])
+    room.taught(room.few(2, 1), [], others=(1, 0, 0))  # of the labelled one, the second, entry b was right
+    assert realised(room.record()) == {A: (0, 1), B: (1, 1)}
+
+
+def test_a_click_that_accepts_several_answers_is_not_counted_but_a_correction_among_them_is(room: Room) -> None:
+    more = room.classes[0].images[1:3]
+    room.taught(room.few(1, 1), [room.said(i, 0) for i in more])
+    room.taught(room.few(3, 1), [])
+    assert realised(room.record()) == {}
+    more = (room.classes[0].images[3], room.classes[1].images[1])
+    room.taught(room.few(3, 1), [room.said(i, 0) for i in more])
+    room.taught(room.few(4, 2), [])
+    assert realised(room.record()) == {A: (1, 2)}
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_not_to_answer(
+    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("it was not written", "No space left", "Free some space")
+
+    monkeypatch.setattr(past_tasks, "save", full)
+    with caplog.at_level(logging.WARNING):
+        assert room.taught(room.few(1, 1), []) is None
+    assert "No space left" in caplog.text
+    caplog.clear()
+
+
+def test_twenty_tasks_teach_the_gain_of_an_entry(room: Room) -> None:
+    """Entry b is right where the default is wrong."""
+    room.taught(room.few(2, 2), [])
+    one = room.record()
+    for n in range(TRUSTED):
+        past_tasks.save(room.project, replace(one, id=f"{n:016d}").seen_right(A, n % 2, 2).seen_right(B, 2, 2))
+    past_tasks.save(room.project, replace(one, id="f" * 16, probe="another").seen_right(A, 2, 2).seen_right(B, 0, 2))
+    past_tasks.save(room.project, replace(one, id="e" * 16).seen_right(A, 2, 2).seen_right(B, 0, 1))  # other pictures
+    known = remembering.records(room.project, EntryId("a"))
+    assert len(known) == TRUSTED
+    images = tuple(i for c in room.few(2, 2) for i in c.images)
+    seen = probe.represent_task(images, torch.tensor([0, 0, 1, 1]), room.cache, Context())
+    assert seen is not None
+    assert torch.allclose(remembering.vector(seen), known[0].vector, rtol=1e-4, atol=1e-5), "as it was stored"
+    gains = learnt_gains(remembering.vector(seen), known)
+    assert gains == {"b": pytest.approx(0.5)}, "held at half the scale; 0.75 on average"
+    found = remembering.accuracies(room.project)
+    assert len(found[EntryId("a")]) == TRUSTED + 2
+    assert remembering.records(room.project, EntryId("nobody")) == ()
