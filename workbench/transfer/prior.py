@@ -1,0 +1,124 @@
+"""What is expected of an entry on a task before its examples are looked at: resemblance, experience, seniority.
+
+``prior = similarity + 3 * gain + 0.3 for the default``. The similarity (0..1) is that to the nearest of its sources.
+The gain, in accuracy, is what past tasks like this one gained by the entry over the default: a ridge regression from
+the task's vector, trusted once there are twenty of them. Ten points of accuracy weigh as much as the default's
+seniority, which is what the others have to outweigh where nothing else is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from workbench.core.values import EntryId
+
+SENIORITY = 0.3
+"""What the default is ahead by; a prior that is larger by more than that is a large one."""
+GAIN = 3.0
+"""Of a gain in accuracy, beside similarities."""
+TRUSTED = 20
+"""Past tasks on which an entry and the default were both tried, from which on its learnt gain counts."""
+STRENGTH = 1.0
+"""Of the ridge, for vectors whose numbers have variance 1 and are divided by the root of their number."""
+LARGEST = 0.5
+FEW = 3
+"""Past tasks below which a realised accuracy says nothing of an entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A past task.
+
+    Attributes:
+        vector: ``[F]``, where it lies; all records of one library have one length.
+        gains: accuracy minus the default's on the same pictures, by entry.
+    """
+
+    vector: Tensor
+    gains: Mapping[EntryId, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What is known before a task's examples are tried.
+
+    Attributes:
+        default: the entry with the best record, ``None`` where nothing is known.
+        similarities: the task's to each source (by name), of entries whose sources were measured as the task is.
+        gains: in accuracy over the default, of entries that were tried on enough past tasks.
+    """
+
+    default: EntryId | None = None
+    similarities: Mapping[EntryId, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    gains: Mapping[EntryId, float] = field(default_factory=dict)
+
+
+def learnt_gains(vector: Tensor, records: Sequence[Record]) -> dict[EntryId, float]:
+    """The gain to be expected of each entry that was tried often enough, held within half the accuracy scale.
+
+    A ridge with an intercept on vectors standardised over the entry's records: far from all of them it tends to what
+    the entry gained on average.
+
+    Args:
+        vector: ``[F]`` of the new task.
+        records: those of another length are left out.
+    """
+    usable = [r for r in records if r.vector.shape == vector.shape]
+    out: dict[EntryId, float] = {}
+    for entry in dict.fromkeys(e for r in usable for e in r.gains):
+        own = [r for r in usable if entry in r.gains]
+        if len(own) < TRUSTED:
+            continue
+        x = torch.stack([r.vector for r in own]).double()
+        t = torch.tensor([r.gains[entry] for r in own], dtype=torch.float64)
+        mean, spread = x.mean(0), x.std(0, correction=0)
+        unit = torch.where(spread > 1e-9, spread, torch.inf) * len(vector) ** 0.5
+        x, q = (x - mean) / unit, (vector.double() - mean) / unit
+        weights = torch.linalg.solve(x @ x.T + STRENGTH * torch.eye(len(own), dtype=x.dtype), t - t.mean())
+        gain = float(t.mean() + q @ (x.T @ weights))
+        out[entry] = min(max(gain, -LARGEST), LARGEST)
+    return out
+
+
+def prior_of(similarity: float, gain: float = 0.0) -> float:
+    """What is expected of an entry; the default's seniority is added where the choice is made."""
+    return similarity + GAIN * gain
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of an entry whatever the task.
+
+    Attributes:
+        entry: id.
+        realised: its accuracy on past tasks, 0..1.
+        validation: accuracy on validation episodes, or ``None``.
+        sources: how many it was trained on.
+        classes: of all of them.
+    """
+
+    entry: EntryId
+    realised: tuple[float, ...]
+    validation: float | None
+    sources: int
+    classes: int
+
+
+def default_of(standings: Sequence[Standing]) -> EntryId | None:
+    """The entry with the best record, ``None`` for an empty library.
+
+    With the best mean of realised accuracies, among entries with three or more of them. Where there are none: the
+    broadest entry, by its sources and then by their classes, since knowledge of many things disappoints least on a new
+    one; validation accuracy decides among equally broad ones only, for it is measured on an entry's own sources, and an
+    entry that knows one easy source would always win by it. The first of equal ones.
+    """
+    proven = [s for s in standings if len(s.realised) >= FEW]
+    if proven:
+        return max(proven, key=lambda s: sum(s.realised) / len(s.realised)).entry
+    if not standings:
+        return None
+    return max(standings, key=lambda s: (s.sources, s.classes, s.validation or 0.0)).entry
