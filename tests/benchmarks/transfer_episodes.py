@@ -1,0 +1,277 @@
+"""Episodes of a target domain, and what every recipe answers on them: measured once, so that arms are arithmetic.
+
+A recipe is an entry, a layer and a head, as in ``workbench/transfer/recipes.py``, whose closed forms are used as they
+are: once with each example left out, and once with the queries beside examples that all stay. All episodes of one
+number of shots have their labels in one order, so that they are computed side by side.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+from torch import Tensor
+
+from tests.benchmarks.transfer_domains import ANCESTOR, LAYERS, Entry, Pictures, features
+from workbench.learn.calibrate import _LOG_TEMPERATURES
+from workbench.learn.protocol import generator
+from workbench.transfer import recipes, scores
+from workbench.transfer.represent import Representation, represent, similarity
+
+WAYS, QUERIES = 5, 15
+HEADS = ("ridge", "simpleshot", "mahalanobis", "cosine")
+FIRST = ("last", "ridge")
+"""The layer and head that arms without a choice of them have."""
+_AT_ONCE = 50
+_LOGME_SHOTS = 3
+_DESCRIBED = 200
+
+
+class Kind(NamedTuple):
+    """A recipe."""
+
+    entry: str
+    layer: str
+    head: str
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One target domain at one number of shots.
+
+    Attributes:
+        kinds: the recipes, ``R``.
+        names: the entries, ``N``, the ancestor first.
+        correct: ``[E, R, Q]`` bool, of queries.
+        losses: ``[E, R, S]`` log-loss of left-out examples, nats; ``S = 0`` at one shot.
+        likeness: ``[E, N]`` similarity of the examples to each entry's domain under the ancestor; the ancestor's own is
+            to what it was trained on.
+        logme: ``[E, N]``, or ``[E, 0]`` where there are too few examples.
+        probabilities: ``[E, N, Q, ways]`` of each entry with the first layer and head.
+        scrambled: ``[E', N]`` accuracies of that head on examples with permuted labels.
+        seconds: that choosing took per episode: similarities and left-out losses, features apart.
+    """
+
+    kinds: tuple[Kind, ...]
+    names: tuple[str, ...]
+    correct: np.ndarray
+    losses: np.ndarray
+    likeness: np.ndarray
+    logme: np.ndarray
+    probabilities: np.ndarray
+    scrambled: np.ndarray
+    seconds: float
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """``[E, R]``."""
+        found: np.ndarray = self.correct.mean(2)
+        return found
+
+
+def to_bytes(m: Measured) -> bytes:
+    """For a file."""
+    arrays = {
+        "correct": np.packbits(m.correct, axis=2),
+        "shape": np.array(m.correct.shape),
+        "losses": m.losses,
+        "likeness": m.likeness,
+        "logme": m.logme,
+        "probabilities": m.probabilities,
+        "scrambled": m.scrambled,
+        "seconds": np.array([m.seconds]),
+    }
+    words = {"kinds": ";".join("/".join(k) for k in m.kinds), "names": ";".join(m.names)}
+    return bytes(save_arrays({n: np.ascontiguousarray(a) for n, a in arrays.items()} | _as_arrays(words)))
+
+
+def from_bytes(data: bytes) -> Measured:
+    """The inverse of :func:`to_bytes`."""
+    a = load_arrays(data)
+    kinds = tuple(Kind(*k.split("/")) for k in _text(a["kinds"]).split(";"))
+    queries = int(a["shape"][2])
+    return Measured(
+        kinds,
+        tuple(_text(a["names"]).split(";")),
+        np.unpackbits(a["correct"], axis=2, count=queries).astype(bool),
+        a["losses"],
+        a["likeness"],
+        a["logme"],
+        a["probabilities"],
+        a["scrambled"],
+        float(a["seconds"][0]),
+    )
+
+
+def _as_arrays(words: Mapping[str, str]) -> dict[str, np.ndarray]:
+    return {n: np.frombuffer(t.encode(), np.uint8) for n, t in words.items()}
+
+
+def _text(a: np.ndarray) -> str:
+    return a.tobytes().decode()
+
+
+def drawn(members: Sequence[np.ndarray], shots: int, count: int, seed: int, queries: int = QUERIES) -> np.ndarray:
+    """``[count, ways * (shots + queries)]`` rows: examples class after class, then queries class after class.
+
+    Any class with more pictures than shots may be drawn; one with too few for all queries is asked about again, in
+    turn, so that every episode has as many.
+    """
+    usable = [m for m in members if len(m) > shots]
+    gen = generator(seed)
+    episodes = []
+    for _ in range(count):
+        chosen = [usable[i] for i in torch.randperm(len(usable), generator=gen)[:WAYS].tolist()]
+        mixed = [m[torch.randperm(len(m), generator=gen).numpy()] for m in chosen]
+        asked = [np.resize(m[shots:], queries) for m in mixed]
+        episodes.append(np.concatenate([m[:shots] for m in mixed] + asked))
+    return np.stack(episodes)
+
+
+def labels(each: int) -> Tensor:
+    """``[ways * each]``, class after class."""
+    return torch.arange(WAYS).repeat_interleave(each)
+
+
+def answers(head: str, support: Tensor, query: Tensor, shots: int, y: Tensor | None = None) -> Tensor:
+    """``[E, Q, ways]`` logits of queries ``[E, Q, D]``, given examples ``[E, S, D]``, in float64."""
+    y = labels(shots) if y is None else y
+    s, q = support.shape[1], query.shape[1]
+    keep = (torch.arange(s + q) < s)[None]
+    everybody = torch.cat([y, y.new_zeros(q)])
+
+    def one(f: Tensor, g: Tensor) -> Tensor:
+        x = recipes._prepared(torch.cat([f, g]).double(), head, None)
+        return recipes._CLOSED[head](x, everybody, WAYS, keep)[0, s:]
+
+    return _side_by_side(one, support, query)
+
+
+def left_out(head: str, support: Tensor, shots: int) -> Tensor:
+    """``[E, S, ways]`` logits of each example when it alone is left out; for two shots or more."""
+    y = labels(shots)
+    keep, _ = recipes.masks(y, WAYS)
+    rows = torch.arange(len(y))
+
+    def one(f: Tensor) -> Tensor:
+        return recipes._CLOSED[head](recipes._prepared(f.double(), head, None), y, WAYS, keep)[rows, rows]
+
+    return _side_by_side(one, support)
+
+
+def _side_by_side(one, *given: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    parts = zip(*(torch.split(t, _AT_ONCE) for t in given), strict=True)
+    return torch.cat([torch.vmap(one)(*part) for part in parts])
+
+
+def temperatures(logits: Tensor, y: Tensor, weight: float = 2.0) -> Tensor:
+    """``[E]``: ``calibrate.fit_temperature`` of each episode's ``logits [E, M, ways]``."""
+    offsets = _LOG_TEMPERATURES.double()
+    found = []
+    for some in torch.split(logits, _AT_ONCE):
+        scaled = some[:, None] / offsets.exp()[None, :, None, None]
+        own = F.log_softmax(scaled, -1).gather(3, y[None, None, :, None].expand(*scaled.shape[:3], 1))
+        found.append((-own.sum((2, 3)) + 0.5 * weight * offsets**2).argmin(1))
+    return offsets.exp()[torch.cat(found)]
+
+
+def losses_of(logits: Tensor, y: Tensor) -> Tensor:
+    """``[E, M]`` log-losses under the temperature that fits each episode."""
+    z = logits / temperatures(logits, y)[:, None, None]
+    return -F.log_softmax(z, -1).gather(2, y[None, :, None].expand(len(z), -1, 1))[..., 0]
+
+
+def described(pictures: Pictures, ancestor: Entry, size: int) -> Representation:
+    """A domain under the ancestor's trunk, from evenly spaced pictures."""
+    step = max(1, len(pictures.pixels) // _DESCRIBED)
+    x = pictures.inputs(ancestor.preprocess, slice(None, None, step))
+    return represent(features(ancestor.trunk, size, "last", x))
+
+
+def measure(
+    pictures: Pictures,
+    library: Mapping[str, Entry],
+    domains: Mapping[str, Representation],
+    size: int,
+    rows: np.ndarray,
+    shots: int,
+    scrambled: int,
+) -> Measured:
+    """All recipes on all episodes.
+
+    Args:
+        pictures: of the target domain.
+        library: all entries, also the target's own; which of them an arm may see is decided later.
+        domains: of each entry, as :func:`described`.
+        size: of the pictures.
+        rows: episodes, see :func:`drawn`.
+        shots: ``K``.
+        scrambled: on how many episodes labels are permuted too.
+    """
+    x = pictures.inputs(library[ANCESTOR].preprocess)
+    y, asked = labels(shots), labels(QUERIES)
+    s = len(y)
+    kinds, correct, losses, probabilities, logme, permuted = [], [], [], [], [], []
+    begun, spent = time.perf_counter(), 0.0
+    index = torch.from_numpy(rows)
+    gen = generator(7)
+    shuffled = y[torch.randperm(s, generator=gen)]
+    for name, entry in library.items():
+        for layer in LAYERS:
+            f = features(entry.trunk, size, layer, x)[index]
+            support, query = f[:, :s], f[:, s:]
+            for head in HEADS:
+                kinds.append(Kind(name, layer, head))
+                z = answers(head, support, query, shots)
+                correct.append((z.argmax(2) == asked).numpy())
+                begun = time.perf_counter()
+                out = left_out(head, support, shots) if shots > 1 else z[:, :0]
+                losses.append(losses_of(out, y).float().numpy() if shots > 1 else np.zeros((len(z), 0), np.float32))
+                spent += time.perf_counter() - begun
+                if (layer, head) == FIRST:
+                    # at one shot nothing was left out that a temperature could be fitted to
+                    t = temperatures(out, y) if shots > 1 else torch.ones(len(z)).double()
+                    probabilities.append((z / t[:, None, None]).softmax(2).float().numpy())
+                    wrong = answers(head, support[:scrambled], query[:scrambled], shots, shuffled)
+                    permuted.append((wrong.argmax(2) == asked).double().mean(1).numpy())
+            if layer == FIRST[0] and shots >= _LOGME_SHOTS:
+                logme.append([scores.logme(e, y, WAYS) for e in f[:, :s]])
+    begun = time.perf_counter()
+    seen = features(library[ANCESTOR].trunk, size, "last", x)
+    likeness = []
+    for episode in index[:, :s]:
+        task = represent(seen[episode])
+        likeness.append([similarity(task, domains[name]) for name in library])
+    spent += time.perf_counter() - begun
+    return Measured(
+        tuple(kinds),
+        tuple(library),
+        np.stack(correct, 1),
+        np.stack(losses, 1),
+        np.array(likeness, np.float64),
+        np.array(logme, np.float64).T if logme else np.zeros((len(rows), 0)),
+        np.stack(probabilities, 1),
+        np.stack(permuted, 1) if scrambled else np.zeros((0, len(library))),
+        spent / max(1, len(rows)),
+    )
+
+
+def chance(ways: int = WAYS) -> float:
+    """Accuracy of guessing."""
+    return 1 / ways
+
+
+def standard(values: np.ndarray) -> np.ndarray:
+    """Each row to mean 0 and spread 1; 0 where all are equal."""
+    centred = values - values.mean(-1, keepdims=True)
+    spread = centred.std(-1, keepdims=True)
+    flat = spread <= 1e-12 * np.maximum(1.0, np.abs(values).max(-1, keepdims=True))
+    found: np.ndarray = np.where(flat, 0.0, centred / np.where(flat, 1.0, spread))
+    return found
