@@ -17,12 +17,12 @@ from tests.benchmarks import transfer_tuning as tuning
 from tests.benchmarks.transfer_domains import ANCESTOR, SCALES, Domain, Entry, Pictures
 from tests.benchmarks.transfer_episodes import FIRST, HEADS, Kind, Measured
 from workbench.core.context import Context
-from workbench.core.values import Preprocess
+from workbench.core.values import EntryId, Preprocess
 from workbench.learn import functional
 from workbench.learn.calibrate import fit_temperature
 from workbench.learn.protocol import Setting, Support, generator
 from workbench.learn.registry import create
-from workbench.transfer import fine_tuning, recipes
+from workbench.transfer import fine_tuning, prior, rank, recipes
 from workbench.transfer.mixing import Trunk
 
 NAMES = ("drawn", "rough", "woven", "worn")
@@ -171,6 +171,28 @@ def test_the_gate_and_the_margin_keep_the_default():
     assert not np.array_equal(arms.combined(w, arms.Settings(gate=0.5), SHOTS), base)
     one = arms.world("rough", library(shots=1), APART)
     assert np.array_equal(arms.combined(one, arms.Settings(margin=9.0), 1), arms.default(one))
+
+
+def test_choose_for_me_is_what_the_workbench_does():
+    w = arms.world("rough", library(useful=0.03), APART)
+    m, left = w.measured, 0
+    for gate in (0.5, 1.0, 2.0):
+        got = arms.chosen(w, arms.Settings(gate=gate, margin=prior.SENIORITY), SHOTS)
+        for e in range(0, 40, 4):
+            options = [
+                rank.Option(
+                    EntryId(m.kinds[i].entry),
+                    m.kinds[i].entry,
+                    (("", float(m.likeness[APART + e, w.entry_of(i)])),),
+                    tuple(m.losses[APART + e, i].tolist()),
+                )
+                for i in w.kinds
+            ]
+            at = int(np.flatnonzero(w.kinds == w.default)[0])
+            expected = rank.choose(options, SHOTS, default=at, margin=gate).chosen
+            assert w.kinds[expected] == got[e]
+            left += expected != at
+    assert 3 <= left <= 27  # otherwise nothing was decided
 
 
 def test_top_k_of_one_at_no_temperature_is_the_most_similar_entry_and_never_a_dissimilar_one():
