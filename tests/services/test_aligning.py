@@ -20,7 +20,7 @@ from workbench.core.values import Task, TrainRequest
 from workbench.learn import domain, recoloured
 from workbench.project import runs
 from workbench.project.library import Library
-from workbench.services import aligning, jobs
+from workbench.services import aligning, aligning_report, jobs
 from workbench.services import knowledge as known
 from workbench.services.train import train
 
@@ -42,7 +42,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     quick(monkeypatch)
-    monkeypatch.setattr(aligning, "_EPISODES", 12)
+    monkeypatch.setattr(aligning_report, "_EPISODES", 12)
 
 
 @pytest.fixture

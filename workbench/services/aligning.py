@@ -33,16 +33,16 @@ from workbench.core.values import (
     TrainResult,
 )
 from workbench.data.cache import decoded
-from workbench.data.episodes import Sampler, normalise
-from workbench.data.source import Pixels, Source
+from workbench.data.episodes import normalise
+from workbench.data.source import Pixels
 from workbench.learn import aligning, domain, forms, functional, norm, recoloured
-from workbench.learn.evaluate import Evaluation, FrozenEpisodes, evaluate, freeze, paired
 from workbench.learn.features import batch_size, trunk_digest
 from workbench.learn.protocol import Algorithm, Setting, State, Tensors, generator
 from workbench.learn.registry import create
 from workbench.project.library import Library, new_id
+from workbench.services import aligning_report as report
 from workbench.services import knowledge as known
-from workbench.services.preparing import Prepared, load_sources
+from workbench.services.preparing import Prepared
 
 TITLES = {"adabn": "AdaBN", "coral": "CORAL", "mmd": "MMD", "dann": "DANN"}
 MOST_PICTURES = 1000
@@ -50,10 +50,6 @@ MOST_PICTURES = 1000
 _FEWEST = 2
 _HELD_FROM = 4
 """A class of fewer pictures is not divided: all of it is aligned with."""
-_EPISODES, _WAYS, _SHOTS, _QUERIES = 200, 5, 5, 15
-_SECONDS = 60.0
-"""For measuring before; after is measured on the same episodes."""
-_DESCRIBED = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +148,10 @@ def align(request: TrainRequest, run: RunId, project: Path, ctx: Context) -> Tra
     else:
         algorithm, state, used = _recoloured(knowledge, request, target, ctx)
         backbone = algorithm.setting.backbone
-    before, after = _both(
-        (knowledge.algorithm, knowledge.state), (algorithm, state), target, entry.preprocess, entry.ways[1], ctx
+    before, after = report.both(
+        (knowledge.algorithm, knowledge.state), (algorithm, state), target.held, entry.preprocess, entry.ways[1], ctx
     )
-    aligned = _record(request.align, target, used, before, after)
+    aligned = report.record(request.align, target.names, used, before, after)
     arrays = {n: a for n, a in library.load_tensors(path).items() if not n.startswith(("learned.", "memory."))}
     arrays |= {n: t.detach().cpu().contiguous().numpy() for n, t in known.join_state(state).items()}
     seconds = time.monotonic() - begun
@@ -303,46 +299,23 @@ def finished(
     if _uses_statistics(prepared.algorithm):
         unstoppable = Context(seed=ctx.seed)
         new = with_statistics(prepared.algorithm, state, drawn.pixels, prepared.preprocess, unstoppable)
-    record = _record(request.align, target, len(drawn.pixels), None, None)
+    record = report.record(request.align, target.names, len(drawn.pixels), None, None)
     with contextlib.suppress(JobCancelledError):
         record["separation"] = {
-            "before": _separation(knowledge.algorithm, knowledge.state, prepared, ctx),
-            "after": _separation(prepared.algorithm, state, prepared, ctx),
+            "before": report.separation(knowledge.algorithm, knowledge.state, prepared, ctx),
+            "after": report.separation(prepared.algorithm, state, prepared, ctx),
         }
-        before, after = _both(
+        before, after = report.both(
             (knowledge.algorithm, knowledge.state),
             (prepared.algorithm, new),
-            target,
+            target.held,
             prepared.preprocess,
             min(entry.ways[1], request.ways[1]),
             ctx,
             seen=entry.preprocess,
         )
-        record |= _record(request.align, target, len(drawn.pixels), before, after)
+        record |= report.record(request.align, target.names, len(drawn.pixels), before, after)
     return new, record
-
-
-def _separation(algorithm: Algorithm, state: State, prepared: Prepared, ctx: Context) -> float | None:
-    """How far the classes of the sources lie apart, 0..1."""
-    network, p = cast("Any", algorithm).network, prepared.preprocess
-    parts, labels = [], []
-    arrays = [a for s in prepared.sources for a in s.arrays if len(a)]
-    each = max(2, _DESCRIBED // max(1, len(arrays)))
-    trunk, buffers = functional.under(state.learned), functional.under(state.memory)
-    for y, array in enumerate(arrays[:_DESCRIBED]):
-        ctx.check()
-        x = normalise(np.array(array[:each]), p.mean, p.std)
-        if x.shape[1] != algorithm.setting.channels or x.shape[2] != algorithm.setting.size:
-            return None
-        parts.append(x)
-        labels += [y] * len(x)
-    with torch.no_grad():
-        if any(n.endswith("running_mean") for n in buffers):
-            f = torch.cat([functional.call(network, trunk, buffers, x) for x in torch.split(torch.cat(parts), 64)])
-        else:
-            with norm.batch_statistics():
-                f = functional.call(network, trunk, {}, torch.cat(parts))
-    return domain.separation(f, torch.tensor(labels))
 
 
 # ---- what both have in common ----------------------------------------------------------------------------------------
@@ -360,69 +333,6 @@ def _pixels(images: tuple[ImageRef, ...], p: Preprocess, ctx: Context) -> Pixels
         raise _refused("fewer than two pictures of the target can be read", "Give other pictures with --target")
     found: Pixels = np.array(pixels[there])
     return found
-
-
-_Network = tuple[Algorithm, State]
-
-
-def _both(
-    before: _Network,
-    after: _Network,
-    target: Target,
-    p: Preprocess,
-    most_ways: int,
-    ctx: Context,
-    seen: Preprocess | None = None,
-) -> tuple[Evaluation | None, Evaluation | None]:
-    """Accuracy on the held-out labelled pictures before and after, on the same episodes; ``None`` where there are none.
-
-    Args:
-        before: as it was.
-        after: aligned.
-        target: with what is held out.
-        p: how pictures become inputs afterwards.
-        most_ways: classes of an episode at most.
-        ctx: of the job.
-        seen: how they did before; ``None``: alike.
-    """
-    if not target.held:
-        return None, None
-    ctx.status("Measuring on labelled pictures of the target, before and after")
-    try:
-        frozen = _episodes(load_sources(target.held, p, ctx), most_ways, p, ctx)
-        other = frozen
-        if seen is not None and seen != p:
-            other = _episodes(load_sources(target.held, seen, ctx), most_ways, seen, ctx)
-        first = evaluate(*before, other, ctx, by_step=False, limit=_SECONDS)
-        second = evaluate(*after, frozen.first(first.episodes), ctx, by_step=False)
-    except WorkbenchError:  # too few readable pictures, or a head for another number of classes: nothing is claimed
-        return None, None
-    return first, second
-
-
-def _episodes(sources: tuple[Source, ...], most_ways: int, p: Preprocess, ctx: Context) -> FrozenEpisodes:
-    largest = max(len(s.class_names) for s in sources)
-    ways = max(2, min(_WAYS, most_ways, largest))
-    shots = max(1, min(_SHOTS, *(len(a) - 1 for s in sources for a in s.arrays)))
-    sampler = Sampler(sources, ways=(ways, ways), shots=(shots, shots), queries=_QUERIES, mean=p.mean, std=p.std)
-    return freeze(sampler, _EPISODES, ctx.seed_for("target episodes"))
-
-
-def _record(
-    method: str, target: Target, pictures: int, before: Evaluation | None, after: Evaluation | None
-) -> dict[str, Any]:
-    """``provenance["aligned"]``; ``held_out`` is ``None`` where there are no labels to measure with."""
-    held: dict[str, Any] | None = None
-    if before is not None and after is not None:
-        difference, ci95 = paired(after, before)
-        held = {
-            "before": before.accuracy,
-            "after": after.accuracy,
-            "difference": difference,
-            "ci95": ci95,
-            "episodes": after.episodes,
-        }
-    return {"method": method, "target": list(target.names), "pictures": pictures, "held_out": held}
 
 
 def _name(entry: KnowledgeEntry, method: str, target: Target) -> str:
