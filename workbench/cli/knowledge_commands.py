@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from workbench.cli.continuing import kept_lines
 from workbench.cli.output import emit, say_problems
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
@@ -178,7 +179,11 @@ def card(v: dict[str, Any]) -> Iterable[str]:
         )
     if used["gain"] is not None:
         yield f"  {100 * used['gain']:+.0f} points beside what else was used for the same tasks"
+    if v["provenance"].get("kept"):
+        yield from (f"  {line}" for line in kept_lines(v["provenance"]["kept"]))
     for name, value in v["provenance"].items():
+        if name == "kept":
+            continue
         yield f"  {name}: {value}"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from workbench.cli.continuing import kept_lines
 from workbench.cli.knowledge_commands import validation_line
 from workbench.cli.output import emit, say, say_problems
 from workbench.core.context import Context
@@ -47,6 +48,8 @@ def train(arguments: argparse.Namespace, ctx: Context) -> int:
         size=arguments.image_size or row.recommended_size,
         channels=arguments.channels,
         start=arguments.start,
+        keep=arguments.keep,
+        keep_strength=arguments.keep_strength,
         target=_tasks(arguments.target, Role.VALIDATION, ctx),
         align=arguments.align,
         pretrained=pretrained,
@@ -94,6 +97,7 @@ def train_json(result: TrainResult) -> dict[str, Any]:
         if v is None
         else {"kind": v.kind, "accuracy": v.accuracy, "ci95": v.ci95, "episodes": v.episodes},
         "aligned": entry.provenance.get("aligned"),
+        "kept": entry.provenance.get("kept"),
     }
 
 
@@ -107,6 +111,8 @@ def train_lines(v: dict[str, Any]) -> Iterable[str]:
         yield validation_line(check)
     if v.get("aligned"):
         yield from aligned_lines(v["aligned"])
+    if v.get("kept"):
+        yield from kept_lines(v["kept"])
     yield f"saved in {v['path']}; run {v['run']}"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, get_args
 
-from workbench.cli import alignment
+from workbench.cli import alignment, continuing
 from workbench.cli.knowledge_parser import add_parts
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
@@ -174,6 +174,7 @@ def build() -> argparse.ArgumentParser:
         "--from", dest="start", default="", metavar="ENTRY|WEIGHTS", help="start from an entry's trunk or a file"
     )
     alignment.options(train)
+    continuing.options(train)
     train.add_argument(
         "--pretrained", action="store_true", help="start from the backbone's pretrained weights on this machine"
     )

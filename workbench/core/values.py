@@ -21,6 +21,8 @@ Channels = Literal["grey", "rgb"]
 Severity = Literal["error", "warning", "ignored"]
 Precision = Literal["full", "bf16"]
 """Of training: 32-bit floats, or convolutions between 16-bit ones."""
+Keep = Literal["", "none", "l2", "ewc", "replay"]
+"""What a run does so as not to lose what the entry it starts from knew; "" where nothing of that is even measured."""
 Align = Literal["", "adabn", "coral", "mmd", "dann"]
 """How knowledge is aligned with an unlabelled target, "" where it is not."""
 CLOSED_FORMS = ("adabn", "coral")
@@ -363,6 +365,8 @@ class TrainRequest:
         device: key, e.g. ``cpu`` or ``cuda:0``.
         command: the command line that asks for the same, for the card.
         precision: of training alone; validation and use are in full precision.
+        keep: what is done so as not to lose what the entry ``start`` knew; what was lost is measured.
+        keep_strength: of L2 and EWC, ``lam``; ``None`` = the usual one.
         target: tasks of another domain that the entry ``start`` is aligned with; their labels are used for the report
             alone.
         align: how; AdaBN and CORAL without a budget are closed forms, which take all else from the entry.
@@ -389,6 +393,8 @@ class TrainRequest:
     command: str = ""
     patience: int | None = None
     precision: Precision = "full"
+    keep: Keep = ""
+    keep_strength: float | None = None
     target: tuple[Task, ...] = ()
     align: Align = ""
 
@@ -414,6 +420,10 @@ class TrainRequest:
             raise ValueError("a run needs patience for at least one validation")
         if self.precision not in get_args(Precision):
             raise ValueError(f"{self.precision} is not a precision of training")
+        if self.keep not in get_args(Keep):
+            raise ValueError(f"{self.keep} is not a way to keep what was known")
+        if self.keep_strength is not None and not 0 < self.keep_strength < 1e12:
+            raise ValueError("a strength must be positive")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from workbench.learn.registry import algorithms, backbone
 from workbench.project.library import CARD, Library, new_id
 from workbench.services import knowledge as known
 from workbench.services import probe
+from workbench.services.continuing import Continued
 from workbench.services.preparing import Prepared
 from workbench.transfer.represent import represent
 
@@ -51,6 +52,7 @@ def keep(
     run: RunId,
     ctx: Context,
     last: Callable[[State], tuple[State, dict[str, Any]]] | None = None,
+    going_on: Continued | None = None,
 ) -> tuple[KnowledgeEntry, Path]:
     """Calibrate, describe the sources and save the entry; a stop makes it short, it does not lose what was learnt.
 
@@ -67,6 +69,8 @@ def keep(
     tasks = [prepared.tasks[s.name] for s in prepared.sources]
     probed, under = _probed(prepared, ctx.seed_for("probe"), ctx)
     tensors |= probed
+    beside, kept = ({}, None) if going_on is None else going_on.kept(prepared, state)
+    tensors |= beside
     named = sum(len(s.class_names) for s in prepared.sources) <= _NAMED
     title = algorithms()[request.algorithm].info.title
     entry = KnowledgeEntry(
@@ -105,6 +109,7 @@ def keep(
             "trunk": trunk_digest(saved),
             **({} if aligned is None else {"aligned": aligned}),
             **under,
+            **({} if kept is None else {"kept": kept}),
             "versions": {name: version(name) for name in ("torch", "numpy", "pillow", "meta-transfer-workbench")}
             | {"python": platform.python_version()},
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,8 +118,16 @@ def check(request: TrainRequest, project: Path) -> None:
     weights_for(request.backbone, request.start, request.pretrained, project).normalisation_for(depth)
 
 
-def prepare(request: TrainRequest, project: Path, ctx: Context) -> Prepared:
+def prepare(
+    request: TrainRequest, project: Path, ctx: Context, mixed: Callable[[Sampler, Preprocess], Sampler] | None = None
+) -> Prepared:
     """Decode, split and bind.
+
+    Args:
+        request: what is to be trained.
+        project: whose knowledge is looked through first.
+        ctx: of the job.
+        mixed: what the run draws from, given the sampler of its own sources: those with old ones among them.
 
     Raises:
         WorkbenchError: see ``check``; or too few classes for the episodes.
@@ -153,6 +162,7 @@ def prepare(request: TrainRequest, project: Path, ctx: Context) -> Prepared:
         )
 
     drawn = sampler(split.train, request.ways)
+    drawn = drawn if mixed is None else mixed(drawn, p)
     setting = Setting(
         request.backbone, p.depth, p.size, request.ways[1], drawn.classes_per_source, weights.tensors or None
     )

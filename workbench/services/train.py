@@ -16,6 +16,7 @@ from workbench.learn.engine import Outcome, Plan
 from workbench.learn.engine import train as run_engine
 from workbench.project import runs
 from workbench.services import aligning
+from workbench.services.continuing import Continued, continued
 from workbench.services.devices import check_device
 from workbench.services.keeping import keep
 from workbench.services.preparing import Prepared, check, prepare
@@ -33,6 +34,7 @@ def train(request: TrainRequest, project: Path, ctx: Context) -> TrainResult:
     aligning.check(request, project)
     if not request.closed_form:
         check(request, project)
+    continued(request, project, ctx)
     run, folder = runs.create_run(project, request)
     return _go(request, project, run, folder, ctx)
 
@@ -53,13 +55,14 @@ def _go(request: TrainRequest, project: Path, run: RunId, folder: Path, ctx: Con
     try:
         if request.closed_form:
             return _aligned(request, project, run, folder, ctx)
-        prepared = prepare(request, project, ctx)
+        going_on = continued(request, project, ctx)
+        prepared = prepare(request, project, ctx, None if going_on is None else going_on.mixed)
         drawn = aligning.penalty(request, prepared, ctx)
-        outcome, broken = _learn(request, prepared, folder, ctx, drawn)
+        outcome, broken = _learn(request, prepared, folder, ctx, drawn, going_on)
         if outcome.stopped and not outcome.steps and "trains" in prepared.algorithm.info.tags:
             raise JobCancelledError
         last = None if drawn is None else partial(aligning.finished, request, prepared, drawn, project=project, ctx=ctx)
-        entry, path = keep(request, prepared, outcome, project, run, ctx, last)
+        entry, path = keep(request, prepared, outcome, project, run, ctx, last, going_on)
     except JobCancelledError:
         runs.update_run(
             folder, state="stopped", message="Stopped before anything was learnt", seconds=time.monotonic() - begun
@@ -93,7 +96,12 @@ def _aligned(request: TrainRequest, project: Path, run: RunId, folder: Path, ctx
 
 
 def _learn(
-    request: TrainRequest, prepared: Prepared, folder: Path, ctx: Context, drawn: Aligning | None = None
+    request: TrainRequest,
+    prepared: Prepared,
+    folder: Path,
+    ctx: Context,
+    drawn: Aligning | None = None,
+    going_on: Continued | None = None,
 ) -> tuple[Outcome, NotFiniteError | None]:
     """What training gave; where its numbers stopped being finite, the best state before that and the reason."""
     kind: Literal["classes", "images"] = "images" if prepared.validation_kind == "images" else "classes"
@@ -102,8 +110,9 @@ def _learn(
         request.episodes, request.minutes, request.seed, device, kind, patience=patience, precision=request.precision
     )
     try:
+        keeping = None if going_on is None else going_on.keeping(prepared)
         parts = prepared.algorithm, prepared.sampler, prepared.validation
-        return run_engine(*parts, plan, ctx, folder, aligning=drawn), None
+        return run_engine(*parts, plan, ctx, folder, keeping=keeping, aligning=drawn), None
     except NotFiniteError as error:
         found, _ = load_checkpoint(folder)
         if found is None or found.best is None or found.at.best is None:
