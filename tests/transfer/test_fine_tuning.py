@@ -193,6 +193,13 @@ def test_steps_that_help_are_taken_and_steps_that_harm_are_not():
     assert all(torch.equal(t, trunk.parameters[n]) for n, t in ruined.trunk.parameters.items())
 
 
+def test_a_gain_within_its_error_is_left_alone():
+    net, trunk, support, _ = setting(shots=4)
+    got = tune(net, trunk, support, Recipe(steps=(0, 5), lr=0.3), Context())
+    assert got.losses[5] < got.losses[0]
+    assert got.steps == 0
+
+
 def test_scrambled_labels_tune_nothing():
     """Nothing that was learnt from random labels helps on those left out; tuned on their own, they would look good."""
     taken = []

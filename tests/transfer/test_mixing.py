@@ -112,6 +112,9 @@ def test_permuting_the_library_changes_nothing():
         got = mixing.mix(shuffled, {f"m{i}": similarities[f"m{i}"] for i in order})
         assert got.weights == expected.weights
         assert equal(got.trunk, expected.trunk)
+        given = dict(zip((NULL, "m0", "m1", "m2"), (0.1, 0.2, 0.3, 0.4), strict=True))
+        turned = {n: given[n] for n in (list(given)[i] for i in order)}
+        assert equal(mixing.mixed(shuffled, turned).trunk, mixing.mixed(f, given).trunk)
 
 
 def test_a_library_of_which_nothing_resembles_the_task_gives_the_ancestor_to_the_last_bit():
