@@ -85,6 +85,16 @@ def test_the_number_of_clear_clusters_is_suggested_and_they_are_found(count):
     assert clusters.adjusted_rand(y, kmeans(seen, number).labels) == 1.0
 
 
+def test_a_coarse_division_is_passed_over_where_a_finer_one_is_nearly_as_clear():
+    dark_and_light = [(2, 0.14), (3, 0.12), (4, 0.11), (5, 0.12), (6, 0.13), (7, 0.10)]
+    assert clusters.best_number(dark_and_light) == 6
+    two_kinds = [(2, 0.60), (3, 0.20), (4, 0.15), (5, 0.22), (6, 0.14)]
+    assert clusters.best_number(two_kinds) == 2
+    rising = [(2, 0.1), (3, 0.3), (4, 0.5), (5, 0.2)]
+    assert clusters.best_number(rising) == 4
+    assert clusters.best_number([(2, 0.3)]) == 2
+
+
 def test_principal_directions_keep_the_distances_that_matter():
     gen = generator(2)
     for n in (40, 200):  # fewer pictures than features, and more
