@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -366,6 +367,32 @@ def test_domains_are_copied_once_with_their_classes(tmp_path):
     nothing = Domain("none", "surfaces", "samples/surfaces", classes=("x",))
     with pytest.raises(FileNotFoundError, match="no pictures"):
         domains.put_out(nothing, tmp_path, samples, tmp_path / "out")
+
+
+def test_what_was_cut_short_is_taken_up_and_what_is_done_is_left_alone(tmp_path, monkeypatch):
+    asked, folder = [], tmp_path / "entry"
+    folder.mkdir()
+    run = SimpleNamespace(id="0007", name="kannada-28", state="interrupted")
+    done = SimpleNamespace(id="e", name="kannada-28", provenance={"stopped": False})
+    shelf = SimpleNamespace(entries=lambda: [done], path_of=lambda _: folder)
+    monkeypatch.setattr(domains, "Library", lambda _: shelf)
+    monkeypatch.setattr(domains, "list_runs", lambda _: [SimpleNamespace(**{**vars(run), "state": "done"}), run])
+    monkeypatch.setattr(domains, "workbench", lambda command: asked.append(command) or 0)
+
+    def train(name):
+        domains.train(name, 28, SCALES["full"], tmp_path, tmp_path, tmp_path)
+
+    train("kannada")
+    assert asked == []
+    done.provenance["stopped"] = True
+    train("kannada")
+    assert asked[0][:2] == ["resume", "0007"]
+    assert not folder.exists()
+    train("ulog")
+    assert asked[1][0] == "train"
+    monkeypatch.setattr(domains, "workbench", lambda _: 2)
+    with pytest.raises(SystemExit, match="ended with 2"):
+        train("ulog")
 
 
 def test_the_full_scale_is_the_protocol():
