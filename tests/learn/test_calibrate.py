@@ -82,7 +82,8 @@ class TestThreshold:
     def test_one_example_each_asks_the_library(self):
         x, y = clusters(4, 1)
         threshold, width = reject_threshold(x, y, 4, {"reject_factor": 0.7})
-        assert threshold == pytest.approx(0.7 * spread(prototypes(x, y, 4)), rel=1e-6)
+        # 2 = 1 + 1/1, and 1 + 137/300 the mean of 1 + 1/K for one to five
+        assert threshold == pytest.approx(0.7 * spread(prototypes(x, y, 4)) * (2 / (1 + 137 / 300)) ** 0.5, rel=1e-6)
         assert width == pytest.approx(0.1 * threshold)
 
     def test_a_single_class_falls_back_to_a_plain_distance(self):
@@ -93,7 +94,7 @@ class TestThreshold:
         x, y = clusters(5, 2)
         figures = {"reject_factor": 0.5, "reject_ratio": 1.5}
         own = 1.5 * float(own_class_distances(x, y, 5).square().mean().sqrt())
-        library = 0.5 * spread(prototypes(x, y, 5))
+        library = 0.5 * spread(prototypes(x, y, 5)) * (1.5 / (1 + 137 / 300)) ** 0.5
         assert reject_threshold(x, y, 5, figures)[0] == pytest.approx(0.5 * own + 0.5 * library, rel=1e-5)
 
     def test_unequal_shots_and_an_odd_example(self):
@@ -115,7 +116,7 @@ class TestThreshold:
             s = torch.arange(len(y)) % 8 < 2 + seed % 4
             learnt.add(torch.zeros(int((~s).sum()), 5), x[~s], y[~s], x[s], y[s], 5)
         figures = learnt.figures()
-        for shots in (2, 3, 5):
+        for shots in (1, 2, 3, 5):
             beyond = []
             for seed in range(1000, 1100):
                 x, y = clusters(5, shots + 3, scatter=0.6, seed=seed, features=16)
