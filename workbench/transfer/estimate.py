@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from workbench.core.values import Estimate
 
 _Z = 1.959963984540054
+GAIN, MOST_GAIN = 0.35, 1.0
+"""How the share of errors falls with the examples of a class, ``K ** -GAIN``: as a rule, and at most."""
+WORTH = 0.8
+"""Independent trials that a left-out example counts as: those asked together share the examples they are held against.
+
+Chosen with the gains on six alphabets that were not trained on, 5-way with 2 to 5 examples, for three networks: the
+plain Wilson interval of examples left out one by one holds the accuracy on their other pictures in 66 (2 examples) to
+83 % (5) of the tasks, of one of every class left out together in 81 to 85 %, and in 94 to 97 % with these figures.
+"""
 
 
-def wilson(correct: float, n: int) -> tuple[float, float]:
+def wilson(correct: float, n: float) -> tuple[float, float]:
     """95 % score interval of a proportion (Wilson 1927); never leaves 0..1 and is not empty at 0 or n right.
 
     Raises:
@@ -25,17 +34,23 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
     return (0.0 if correct == 0 else middle - half), (1.0 if correct == n else middle + half)
 
 
-def estimate(correct: Sequence[bool], shots: int, candidates_tried: int) -> Estimate | None:
-    """Accuracy from examples that were left out in turn.
+def estimate(correct: Sequence[bool], shots: int, candidates_tried: int, lost: float | None = None) -> Estimate | None:
+    """Accuracy from examples that were left out, one of every class at a time.
 
-    The best of several candidates looks better than it is. Had all m been equally good and independent, the best would
-    be ahead by ``E[max of m normals]`` standard errors; they are judged on the same examples and one usually leads by
-    right, so half of that is taken off, and the lower end of the interval goes down with it while the upper end stays.
+    The interval is Wilson's for ``WORTH`` trials an example. Two things are set right. *Shots*: what was asked had
+    learnt from ``K - 1`` examples of each class, what is used has ``K``. Errors fall about as ``K ** -0.35``, which the
+    estimate takes into account; the lower end of the interval counts on none of it and the upper end on ``K ** -1``.
+    *Choice*: the best of several candidates looks better than it is, by ``lost`` examples (:func:`optimism`), which the
+    estimate and the lower end do without; the upper end keeps them.
+
+    Without ``lost``, half of what the best of so many equally good and independent candidates would be ahead by is
+    taken for it.
 
     Args:
         correct: per left-out example, whether it was recognised.
-        shots: examples of the smallest class.
+        shots: examples of the smallest class, ``K``.
         candidates_tried: pieces of knowledge that the chosen one was picked from, itself included.
+        lost: see :func:`optimism`; below 0 counts as 0.
 
     Returns:
         ``None`` at one example per class: it cannot be estimated yet.
@@ -44,17 +59,46 @@ def estimate(correct: Sequence[bool], shots: int, candidates_tried: int) -> Esti
     if shots < 2 or n == 0:
         return None
     right = sum(correct)
-    low, high = wilson(right, n)
-    how = f"each of your {n} examples left out in turn: {right} recognised"
-    if candidates_tried < 2:
-        return Estimate(right / n, low, high, how)
-    # the standard error of the interval's centre, so that "all right" is corrected too
-    centre = (low + high) / 2
-    excess = 0.5 * best_of(candidates_tried) * math.sqrt(centre * (1 - centre) / n)
-    lowered = max(0.0, right - excess * n)
-    if right > 0:
-        how += f"; lowered by {100 * (right - lowered) / n:.0f} points because it was picked from {candidates_tried}"
-    return Estimate(lowered / n, wilson(lowered, n)[0], high, how)
+    low, high = wilson(WORTH * right, WORTH * n)
+    if lost is None and candidates_tried > 1:
+        # the standard error of the interval's centre, so that "all right" is corrected too
+        centre = (low + high) / 2
+        lost = 0.5 * best_of(candidates_tried) * math.sqrt(centre * (1 - centre) * n)
+    kept = right - min(max(lost or 0.0, 0.0), right)
+    how = f"each of your {n} examples left out: {right} recognised"
+    if round(right - kept, 1) > 0:
+        how += f", lowered by {right - kept:.1f} because this was picked from {candidates_tried} on the same examples"
+    fewer = (shots - 1) / shots
+    accuracy = 1 - (1 - kept / n) * fewer**GAIN
+    if kept < n:
+        how += f"; raised by {100 * (accuracy - kept / n):.0f} points for the example of each class that was left out"
+    low = wilson(WORTH * kept, WORTH * n)[0]
+    return Estimate(accuracy, low, 1 - (1 - high) * fewer**MOST_GAIN, how)
+
+
+def optimism(
+    right: Sequence[Sequence[bool]], parts: Sequence[Sequence[int]], chosen: int, choose: Callable[[Sequence[int]], int]
+) -> float:
+    """Examples that the chosen candidate answers because it was chosen on them.
+
+    The choice is made again without each part of the examples, and the part is answered by what is chosen then
+    (nested cross-validation, Varma and Simon 2006). What is answered less than by the chosen candidate is the winner's
+    curse, whatever the candidates' number and however alike they are: copies of one network choose nothing. A part that
+    holds one example of every class leaves the classes balanced.
+
+    Args:
+        right: per candidate and example, whether it was recognised when it was left out.
+        parts: the examples, each in one part.
+        chosen: index of the candidate that was chosen on all of them.
+        choose: index of the one that would be chosen on these examples alone.
+    """
+    everything = [i for part in parts for i in part]
+    lost = 0
+    for part in parts:
+        out = set(part)
+        again = choose([i for i in everything if i not in out])
+        lost += sum(right[chosen][i] - right[again][i] for i in part)
+    return float(lost)
 
 
 def best_of(m: int) -> float:
