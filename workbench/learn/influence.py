@@ -27,6 +27,8 @@ from workbench.learn.protocol import Algorithm, State, Support
 
 _AT_ONCE = 4_000_000
 """Numbers of the largest tensor."""
+_MOST, _MOST_RIDGE = 1000, 2e9
+"""Examples, and multiplications of all inverses, beyond which what one example does to the others is left out."""
 
 
 class Influence(NamedTuple):
@@ -173,7 +175,8 @@ def influence(
 
     Exact where the algorithm has a closed form (a method ``classifier(state, features) -> Centroids | UnitRidge``).
     Others are looked at as if they compared the examples with class centres in their own features, at the temperature
-    that suits these best: which examples spoil their class is seen there, how much it costs this method is not.
+    that suits these best: which examples spoil their class is seen there, how much it costs this method is not. The
+    same where a ridge would take seconds; of a thousand examples nothing is said, since one of them changes nothing.
 
     Args:
         algorithm: any.
@@ -185,10 +188,14 @@ def influence(
     Returns:
         It, float64, and whether it is exact.
     """
+    y, ways = support.y, support.ways
+    if len(y) > _MOST:
+        return Influence(embedding.new_zeros(len(y)).double(), embedding.new_zeros(len(y)).double()), False
     form = getattr(algorithm, "classifier", None)
     if form is not None and support.features is not None:
-        return form(state, support.features).influence(support.y, support.ways, temperature), True
-    y, ways = support.y, support.ways
+        closed = form(state, support.features)
+        if not isinstance(closed, UnitRidge) or ways**2 * len(y) ** 3 <= _MOST_RIDGE:
+            return closed.influence(y, ways, temperature), True
     stand_in = Centroids(embedding.detach(), heads.START / embedding.shape[1])
     known = torch.bincount(y, minlength=ways)[y] >= 2
     fitted = calibrate.fit_temperature(stand_in.left_out(y, ways)[known], y[known])
