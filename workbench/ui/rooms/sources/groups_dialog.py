@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import Qt, QTimer
-from PySide6.QtGui import QKeyEvent, QKeySequence, QShortcut
+from PySide6.QtGui import QKeyEvent, QKeySequence, QShortcut, QShowEvent
 from PySide6.QtWidgets import QDialog, QHBoxLayout, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from workbench.core.errors import WorkbenchError
@@ -18,6 +18,7 @@ from workbench.ui.rooms.sources.grouped import Made, with_class, without_class
 from workbench.ui.rooms.sources.words import count
 from workbench.ui.state import AppState
 from workbench.ui.widgets.controls import Bar, button, clear_layout, label
+from workbench.ui.widgets.focus import FocusRing
 from workbench.ui.widgets.panel import scroll
 from workbench.ui.widgets.strip import EmptyHint, MessageStrip
 
@@ -38,13 +39,14 @@ class GroupsDialog(QDialog):
         self.rows: list[GroupRow] = []
         self.setWindowTitle(self.tr("Group these"))
         self.setMinimumSize(600, 420)
-        self.resize(840, 620)
+        self.resize(856, 620)
         self._build(task)
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(_PAUSE_MS)
         self._later.timeout.connect(self.start)
         self.number.valueChanged.connect(self._number_changed)
+        self._ring = FocusRing(self)
         undo = QShortcut(QKeySequence(QKeySequence.StandardKey.Undo), self)
         undo.activated.connect(self.undo)
         state.lanes.progress.connect(self._progress)
@@ -91,7 +93,7 @@ class GroupsDialog(QDialog):
         column.addLayout(head)
         content = QWidget()
         self._list = QVBoxLayout(content)
-        self._list.setContentsMargins(3, 3, 3, 3)  # room for the focus ring
+        self._list.setContentsMargins(6, 6, 6, 6)  # room for the focus ring
         self._list.setSpacing(8)
         self._area = scroll(content)
         column.addWidget(self._area, 1)
@@ -116,8 +118,8 @@ class GroupsDialog(QDialog):
         running = self.job is not None
         for widget in (self.status, self.bar, self.stop):
             widget.setVisible(running)
-        for widget in (self._title, self.number, self.suggestion):
-            widget.setVisible(self._grouped is not None)
+        for asks in (self._title, self.number, self.suggestion):
+            asks.setVisible(self._grouped is not None)
         self.waiting.setVisible(running and not self.rows)
         self._area.setVisible(not self.waiting.isVisibleTo(self))
         self.suggestion.setEnabled(self._grouped is not None and self._grouped.suggested != self.number.value())
@@ -282,6 +284,11 @@ class GroupsDialog(QDialog):
         self._show_phase()
 
     # ---- keys, leaving ---------------------------------------------------------------------------
+    def showEvent(self, event: QShowEvent) -> None:
+        """From now on the focus ring follows the keyboard."""
+        super().showEvent(event)
+        self._ring.watch_input()
+
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Digits make classes; Escape stops what runs, or closes."""
         digit = event.key() - Qt.Key.Key_1
