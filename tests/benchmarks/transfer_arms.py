@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -190,23 +192,44 @@ def combined(w: World, s: Settings, shots: int) -> np.ndarray:
 
 def chosen(w: World, s: Settings, shots: int) -> np.ndarray:
     """``[E]`` columns of what "choose for me" takes."""
-    likeness = w.measured.likeness[w.apart :]
-    plain = np.stack([likeness[:, w.entry_of(i)] for i in w.kinds], 1)
-    own = np.array([w.entry_of(i) == w.entry_of(w.default) for i in w.kinds])
-    prior = plain + s.margin * own
-    losses = w.measured.losses[w.apart :, w.kinds]
-    at = int(np.flatnonzero(w.kinds == w.default)[0])
-    if shots == 1 or not losses.shape[2]:
-        alike = np.array([w.like_default(w.entry_of(i)) == i for i in w.kinds])
-        return np.asarray(w.kinds[np.where(alike, prior, -np.inf).argmax(1)])
+    e = _evidence(w)
+    prior = e.plain + s.margin * e.own
+    if shots == 1 or not e.losses.shape[2]:
+        return np.asarray(w.kinds[np.where(e.alike, prior, -np.inf).argmax(1)])
     share = shots / (shots + 2)
-    best = (share * standard(-losses.mean(2)) + (1 - share) * standard(prior)).argmax(1)
-    gaps = losses[:, at] - np.take_along_axis(losses, best[:, None, None], 1)[:, 0]
+    best = (share * e.score + (1 - share) * standard(prior)).argmax(1)
+    gaps = e.losses[:, e.at] - np.take_along_axis(e.losses, best[:, None, None], 1)[:, 0]
     error = gaps.std(1, ddof=1) / np.sqrt(gaps.shape[1])
-    ahead = np.take_along_axis(plain, best[:, None], 1)[:, 0] - plain[:, at]
+    ahead = np.take_along_axis(e.plain, best[:, None], 1)[:, 0] - e.plain[:, e.at]
     # gaps that are all alike have no error, and an infinite gate is never passed
     passed = gaps.mean(1) > (s.gate * error if np.isfinite(s.gate) else np.inf)
-    return np.asarray(w.kinds[np.where(passed | (ahead > s.margin), best, at)])
+    return np.asarray(w.kinds[np.where(passed | (ahead > s.margin), best, e.at)])
+
+
+class _Evidence(NamedTuple):
+    """Of a world's recipes ``R'``: similarities and standardised losses ``[E, R']``, and where the default is."""
+
+    plain: np.ndarray
+    own: np.ndarray
+    alike: np.ndarray
+    losses: np.ndarray
+    score: np.ndarray
+    at: int
+
+
+@lru_cache(maxsize=32)
+def _evidence(w: World) -> _Evidence:
+    """What all settings have in common; worlds are told apart by identity."""
+    likeness = w.measured.likeness[w.apart :]
+    losses = w.measured.losses[w.apart :, w.kinds]
+    return _Evidence(
+        np.stack([likeness[:, w.entry_of(i)] for i in w.kinds], 1),
+        np.array([w.entry_of(i) == w.entry_of(w.default) for i in w.kinds]),
+        np.array([w.like_default(w.entry_of(i)) == i for i in w.kinds]),
+        losses,
+        standard(-losses.mean(2)) if losses.shape[2] else np.zeros(losses.shape[:2]),
+        int(np.flatnonzero(w.kinds == w.default)[0]),
+    )
 
 
 def oracle(w: World) -> np.ndarray:
