@@ -33,11 +33,14 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 import torch
 from PIL import Image
 
 from tests.benchmarks import files
+from workbench.core import storage
 from workbench.core.context import Context
+from workbench.core.paths import cache_home
 from workbench.data.episodes import Sampler, Source
 from workbench.data.source import mean_std
 from workbench.learn import continual, registry
@@ -45,12 +48,13 @@ from workbench.learn.algorithms import slda
 from workbench.learn.engine import Plan, train
 from workbench.learn.evaluate import FrozenEpisodes, evaluate, freeze, mean_ci95
 from workbench.learn.protocol import Algorithm, Setting, State, Tensors, generator
+from workbench.services.knowledge import join_state, split_state
 
 BENCHMARK, SEED, ORDERS = "lifelong", 0, (0, 1)
 ARMS = ("plain", "ewc", "frozen", "replay", "l2")
 BACKBONE, SIZE, WAYS, SHOTS, QUERIES = "conv4-32", 28, 14, 1, 3
 FIRST_EPISODES, EPISODES, ASKED, LEARNT, REPLAYED = 400, 100, 60, 14, 5
-STRENGTHS = {"l2": (0.1, 1.0, 10.0), "ewc": (10.0, 100.0, 1000.0)}
+STRENGTHS = {"l2": (0.01, 0.1, 1.0), "ewc": (100.0, 1000.0, 10000.0)}
 _CHOICE_ALPHABETS = 5
 _BEGIN, _END = "<!-- lifelong: made by tests.benchmarks.lifelong --table -->", "<!-- /lifelong -->"
 _README = Path(__file__).parents[2] / "README.md"
@@ -135,10 +139,15 @@ def learn(algorithm: Algorithm, drawn: Sampler, episodes: int, seed: int, **opti
 
 
 def started(p: Parts) -> tuple[State, Tensors]:
-    """The network that all series begin with, and the Fisher information of its alphabets."""
-    algorithm = protonet()
-    state = learn(algorithm, sampler([a.learn for a in p.first], p), FIRST_EPISODES, SEED)
-    return state, information(algorithm, state, [a.learn for a in p.first], p)
+    """The network that all series begin with, kept in the user's cache, and the Fisher information of its alphabets."""
+    algorithm, sources = protonet(), [a.learn for a in p.first]
+    place = cache_home() / "benchmarks" / BENCHMARK / f"start-{FIRST_EPISODES}-{SEED}.safetensors"
+    if place.exists():
+        state = split_state(safetensors.torch.load(storage.load(place)))
+    else:
+        state = learn(algorithm, sampler(sources, p), FIRST_EPISODES, SEED)
+        storage.save(place, safetensors.torch.save(join_state(state)), keep_previous=False)
+    return state, information(algorithm, state, sources, p)
 
 
 def information(algorithm: Algorithm, state: State, sources: Sequence[Source], p: Parts) -> Tensors:
