@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import registry
-from workbench.learn.influence import Centroids, UnitRidge, influence
+from workbench.learn.calibrate import held_out
+from workbench.learn.influence import Centroids, UnitRidge, at_once, influence
 from workbench.learn.protocol import Setting, State, Support, generator
 
 SETTING = Setting("conv4-32", 1, 16, 4)
@@ -150,3 +151,18 @@ def test_others_are_looked_at_through_their_features_and_it_is_said():
     planted[0] = 1 - y[0]
     found, _ = influence(made, made.init(generator(0)), Support(torch.zeros(8, 1, 16, 16), planted, 2), x, 1.0)
     assert int((found.own + found.others).argmax()) == 0
+
+
+@pytest.mark.parametrize("shots", [(3, 3, 3), (1, 4, 2)])
+def test_left_out_at_once_is_adapting_again_for_each(shots):
+    algorithm = registry.create("protonet", {}, SETTING)
+    x, y = examples(shots, features=algorithm.features)
+    state = algorithm.init(generator(0))
+    support = Support(x, y, len(shots), x)
+    found, again = at_once(algorithm, state, support), held_out(algorithm, state, support, Context())
+    order = found.rows.argsort(), again.rows.argsort()
+    assert found.rows[order[0]].tolist() == again.rows[order[1]].tolist()
+    gap = found.logits[order[0]].log_softmax(1) - again.logits[order[1]].log_softmax(1)
+    assert float(gap.abs().max()) < 1e-6
+    assert at_once(registry.create("ridge", {}, SETTING), state, support) is None
+    assert at_once(algorithm, state, Support(x, y, len(shots))) is None

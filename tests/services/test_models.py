@@ -98,8 +98,8 @@ class TestAdapt:
     @pytest.mark.parametrize(
         ("choice", "images", "strategy"),
         [
-            ("auto", 4, "similarity and leave-one-out loss"),
-            ("auto", 1, "similarity"),
+            ("auto", 4, "recipes, by similarity and leave-one-out loss"),
+            ("auto", 1, "recipes, by similarity"),
             ("none", 4, "no transfer"),
             ("proto", 4, "asked for"),
         ],

@@ -8,13 +8,21 @@ import torch
 
 from workbench.core.values import Candidate, EntryId
 from workbench.learn.protocol import generator
-from workbench.transfer.rank import NO_TRANSFER_PRIOR, Option, choose, paired_gain, shots_of
+from workbench.transfer import rank
+from workbench.transfer.rank import NO_TRANSFER_PRIOR, Option, paired_gain, shots_of
 
 
 def option(name: str, similarity: float, losses: Sequence[float] | None = None) -> Option:
     return Option(
         EntryId(f"id-{name}"), name, ((f"{name} source", similarity),), None if losses is None else tuple(losses)
     )
+
+
+def choose(
+    options: Sequence[Option], shots: int, choice: str = "auto", default: int | None = None
+) -> tuple[tuple[Candidate, ...], str]:
+    found = rank.choose(options, shots, choice, default)
+    return found.candidates, found.reason
 
 
 def nothing(losses: Sequence[float] | None = None) -> Option:
@@ -177,3 +185,66 @@ def test_the_reason_does_not_say_best_of_what_is_only_most_similar() -> None:
     assert candidates[0].entry == "near"
     assert "does best" not in reason
     assert "far has the lower loss" in reason
+
+
+def recipe(name: str, words: str, losses: Sequence[float] | None, similarity: float = 0.5) -> Option:
+    return Option(EntryId(f"id-{name}"), name, ((f"{name} source", similarity),), losses and tuple(losses), words)
+
+
+BAD, FAIR, GOOD = [1.5, 1.4, 1.6, 1.5, 1.3] * 5, [0.8, 0.9, 0.7, 0.8, 1.0] * 5, [0.2, 0.1, 0.3, 0.2, 0.4] * 5
+
+
+def test_an_entry_is_one_candidate_by_its_best_recipe() -> None:
+    options = [recipe("a", "", BAD), recipe("b", "", FAIR), recipe("a", "ridge head", GOOD), nothing(BAD)]
+    found = rank.choose(options, 5)
+    assert [(c.title, c.chosen) for c in found.candidates[:1]] == [("a, ridge head", True)]
+    assert sorted(c.name for c in found.candidates) == ["No transfer", "a", "b"]
+    assert sum(c.weight for c in found.candidates) == pytest.approx(1.0)
+    assert found.chosen == 2
+    assert found.images == 25
+    assert found.runner_up == "b"
+    assert found.reason.startswith("A, ridge head: on your 25 examples")
+
+
+def test_the_default_is_ahead_by_its_seniority_and_no_further() -> None:
+    """At one shot another entry has to be more similar by more than that."""
+    for similarity, expected in ((0.75, "a"), (0.85, "b")):
+        options = [recipe("a", "", None, 0.5), recipe("b", "", None, similarity), nothing()]
+        found = rank.choose(options, 1, default=0)
+        assert options[found.chosen].name == expected
+        assert found.images == 0
+        assert "similarity only" in found.reason
+
+
+def test_a_far_larger_prior_needs_no_more_evidence() -> None:
+    noisy = [0.2, 1.8, 0.4, 1.6, 1.0] * 2
+    better = [0.95 * x + 0.3 * (-1) ** i - 0.02 for i, x in enumerate(noisy)]
+    mean, error = paired_gain(noisy, better)
+    assert 0 < mean < error
+    for similarity, expected in ((0.6, "a"), (0.95, "b")):
+        options = [recipe("a", "", noisy, 0.4), recipe("b", "", better, similarity)]
+        found = rank.choose(options, 2, default=0)
+        assert options[found.chosen].name == expected
+    assert "far more than a" in found.reason
+
+
+def test_the_default_need_not_be_the_most_similar() -> None:
+    options = [recipe("a", "", FAIR, 0.4), recipe("b", "", FAIR, 0.5), nothing(BAD)]
+    found = rank.choose(options, 5, default=0)
+    assert (found.chosen, "best record" in found.reason) == (0, True)
+    assert rank.choose(options, 5).chosen == 1
+
+
+def test_seniority_does_not_count_where_nothing_resembles_the_task() -> None:
+    options = [recipe("a", "", None, 0.04), recipe("b", "", None, 0.02), nothing()]
+    assert options[rank.choose(options, 1, default=0).chosen].entry_id is None
+    options[1] = recipe("b", "", None, 0.2)
+    assert rank.choose(options, 1, default=0).chosen == 0
+
+
+def test_what_past_tasks_gained_counts() -> None:
+    a, b = recipe("a", "", None, 0.5), recipe("b", "", None, 0.5)
+    assert rank.choose([a, b], 1, default=0).chosen == 0
+    gained = Option(b.entry_id, "b", b.source_similarities, None, gain=0.11)
+    assert rank.choose([a, gained], 1, default=0).chosen == 1
+    assert gained.prior == pytest.approx(0.83)

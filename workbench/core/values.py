@@ -291,6 +291,7 @@ class Candidate:
         loss: leave-one-out log-loss on the examples, nats, or ``None`` at one example per class.
         weight: share of the choice, all candidates add to 1.
         chosen: whether it is used.
+        words: what is made of it, e.g. "ridge head"; "" where it is used as it was trained.
     """
 
     entry: EntryId | None
@@ -300,6 +301,12 @@ class Candidate:
     loss: float | None
     weight: float
     chosen: bool
+    words: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and what is made of it, e.g. "ProtoNet on alphabets, ridge head"."""
+        return f"{self.name}, {self.words}" if self.words else self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,7 @@ class _Candidate(msgspec.Struct, forbid_unknown_fields=True):
     loss: float | None
     weight: float
     chosen: bool
+    words: str = ""
 
 
 class _Estimate(msgspec.Struct, forbid_unknown_fields=True):

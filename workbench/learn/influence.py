@@ -168,6 +168,22 @@ def _of_those_that_can_go(own: Tensor, others: Tensor, y: Tensor, count: Tensor)
     )
 
 
+def at_once(algorithm: Algorithm, state: State, support: Support) -> calibrate.HeldOut | None:
+    """``calibrate.held_out`` of examples one by one, for methods that compare with class centres; else ``None``.
+
+    Logits differ from those of the method by one number for each example.
+    """
+    form = getattr(algorithm, "classifier", None)
+    if form is None or support.features is None:
+        return None
+    closed = form(state, support.features)
+    if not isinstance(closed, Centroids):
+        return None
+    y, ways = support.y, support.ways
+    rows = torch.nonzero(torch.bincount(y, minlength=ways)[y] >= 2).flatten()
+    return calibrate.HeldOut(rows, closed.left_out(y, ways)[rows].to(support.features), None)
+
+
 def influence(
     algorithm: Algorithm, state: State, support: Support, embedding: Tensor, temperature: float
 ) -> tuple[Influence, bool]:

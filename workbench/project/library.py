@@ -173,6 +173,11 @@ class Library:
         gone = retiring.retired(self.folders)
         return tuple(entry for entry, _ in self._look() if entry.id not in gone)
 
+    def placed(self) -> tuple[tuple[KnowledgeEntry, Path], ...]:
+        """As ``entries``, each with its folder, in one look."""
+        gone = retiring.retired(self.folders)
+        return tuple((entry, path) for entry, path in self._look() if entry.id not in gone)
+
     def retired(self) -> tuple[KnowledgeEntry, ...]:
         """Those that were put away."""
         gone = retiring.retired(self.folders)

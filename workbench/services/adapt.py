@@ -86,10 +86,12 @@ def _adapt(
         "classes": [c.name for c in classes],
         "chosen": {
             "entry": chosen.entry,
-            "name": chosen.name,
+            "name": chosen.title,
             "strategy": taught.strategy,
+            "runner_up": taught.runner_up,
+            "images": taught.images,
             "weights": [
-                {"entry": c.entry, "name": c.name, "weight": c.weight, "similarity": c.similarity, "loss": c.loss}
+                {"entry": c.entry, "name": c.title, "weight": c.weight, "similarity": c.similarity, "loss": c.loss}
                 for c in taught.candidates
             ],
             "reason": taught.reason,

@@ -114,6 +114,7 @@ class _Kept(threading.local):
 
     def __init__(self) -> None:
         self.entries: OrderedDict[tuple[str, Path], Knowledge] = OrderedDict()
+        self.sizes: dict[tuple[str, Path], int] = {}
         self.untrained: OrderedDict[tuple[Preprocess, str], Knowledge] = OrderedDict()
 
 
@@ -123,6 +124,7 @@ _kept = _Kept()
 @at_thread_end
 def _forget() -> None:
     _kept.entries.clear()
+    _kept.sizes.clear()
     _kept.untrained.clear()
 
 
@@ -142,9 +144,10 @@ def load(entry: KnowledgeEntry, path: Path, library: Library) -> Knowledge:
     if found is None or found.entry != entry:
         found = _load(entry, path, library)
         _kept.entries[key] = found
+        _kept.sizes[key] = found.size
     _kept.entries.move_to_end(key)
-    while len(_kept.entries) > 1 and sum(k.size for k in _kept.entries.values()) > _KEPT:
-        _kept.entries.popitem(last=False)
+    while len(_kept.entries) > 1 and sum(_kept.sizes[k] for k in _kept.entries) > _KEPT:
+        del _kept.sizes[_kept.entries.popitem(last=False)[0]]
     return found
 
 

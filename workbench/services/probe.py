@@ -86,10 +86,15 @@ def probe() -> Knowledge | None:
         WorkbenchError: it is there and damaged.
     """
     folder = probe_folder()
-    if not (folder / CARD).is_file():
+    try:
+        status = (folder / CARD).stat()
+    except OSError:
         return None
     library = Library(None)
-    return known.load(library.read(folder), folder, library)
+    stamp = (folder, status.st_mtime_ns, status.st_size)
+    if _kept.card is None or _kept.card[0] != stamp:  # asked for once for every entry of a library
+        _kept.card = stamp, library.read(folder)
+    return known.load(_kept.card[1], folder, library)
 
 
 def represent_task(images: tuple[ImageRef, ...], y: Tensor, cache: FeatureCache, ctx: Context) -> Represented | None:
@@ -198,6 +203,7 @@ class _Kept(threading.local):
 
     def __init__(self) -> None:
         self.sources: OrderedDict[tuple[Path, str, str], tuple[ProbedSource, ...]] = OrderedDict()
+        self.card: tuple[tuple[Path, int, int], KnowledgeEntry] | None = None
         self.tasks: OrderedDict[tuple[object, ...], Represented] = OrderedDict()
 
 
@@ -207,6 +213,7 @@ _kept = _Kept()
 @at_thread_end
 def _forget() -> None:
     _kept.sources.clear()
+    _kept.card = None
     _kept.tasks.clear()
 
 

@@ -16,15 +16,18 @@ from torch import Tensor
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.threads import at_thread_end
-from workbench.core.values import Estimate, ImageRef, KnowledgeEntry, Problem, TaskClass
+from workbench.core.values import EntryId, Estimate, ImageRef, KnowledgeEntry, Problem, TaskClass
 from workbench.learn.calibrate import HeldOut, fit_temperature, held_out
 from workbench.learn.features import FeatureCache
+from workbench.learn.influence import at_once
 from workbench.learn.protocol import Support
 from workbench.project.library import Library
 from workbench.services import knowledge as known
 from workbench.services.knowledge import Knowledge
 from workbench.transfer.estimate import estimate
+from workbench.transfer.prior import Experience
 from workbench.transfer.rank import Option
+from workbench.transfer.recipes import Recipe
 from workbench.transfer.represent import Representation, represent, similarity
 
 _SLOW_FOLDS = 3
@@ -34,8 +37,13 @@ _SLOW_TRIED = 2
 _ONE_BY_ONE = 100
 """Up to so many examples are left out one at a time, more in ten parts."""
 _MANY_FOLDS = 10
+_SHORT_LIST = 8
+"""Entries whose networks are tried on the examples: those with the largest priors."""
 _REMEMBERED = 256_000_000
 """Bytes of examples that each thread remembers."""
+
+
+_AS_IT_IS = Recipe(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,8 @@ class Seen:
         temperature: fitted on those, held near the entry's own.
         losses: log-loss of each of those, nats ``[M]``.
         unlabelled: pictures without labels that help it to adapt, as its inputs or features; ``None``: none do.
+        recipe: what is made of the knowledge, which is the entry's as it was trained until ``cast``.
+        gain: what past tasks make one expect of it, in accuracy over the default.
     """
 
     knowledge: Knowledge
@@ -63,6 +73,8 @@ class Seen:
     temperature: float
     losses: Tensor
     unlabelled: Tensor | None = None
+    recipe: Recipe = _AS_IT_IS
+    gain: float = 0.0
 
     @property
     def gradient_based(self) -> bool:
@@ -78,13 +90,15 @@ class Seen:
         """As the choice sees it, judged on these examples (none: not judged)."""
         losses = dict(zip(self.left_out.rows.tolist(), self.losses.tolist(), strict=True))
         judged = tuple(losses[i] for i in examples) if examples and len(losses) else None
-        return Option(self.knowledge.id, self.knowledge.name, self.similarities, judged)
+        k = self.knowledge
+        return Option(k.id, k.name, self.similarities, judged, self.recipe.words, self.gain)
 
-    def estimate(self, candidates: int, *, before: bool = False) -> Estimate | None:
+    def estimate(self, candidates: int, *, lost: float | None = None, before: bool = False) -> Estimate | None:
         """Left-out accuracy after (or ``before``) adapting; ``None`` while it cannot be estimated.
 
         Args:
             candidates: pieces of knowledge that this one was picked from by the same examples, itself included.
+            lost: examples that it answers because it was chosen on them, where that is known.
             before: of the state before the first inner step.
         """
         logits = self.left_out.before if before else self.left_out.logits
@@ -92,14 +106,23 @@ class Seen:
         if smallest < 2 or logits is None or not len(self.left_out.rows):
             return None
         correct = (logits.argmax(1) == self.support.y[self.left_out.rows]).tolist()
-        return estimate(correct, smallest, candidates)
+        return estimate(correct, smallest, candidates, lost)
 
 
 class Survey(NamedTuple):
-    """What was looked at, "no transfer" last, and the entries that could not be used with the reason."""
+    """What was looked at.
+
+    Attributes:
+        seen: entries as they are, what else can be made of them, and "no transfer" last.
+        problems: the entries that could not be used, with the reason.
+        default: index of what is used where nothing speaks against it, ``None`` where nothing is known.
+        unseen: the entries that were not tried, since others are more likely to help.
+    """
 
     seen: list[Seen]
     problems: tuple[Problem, ...]
+    default: int | None = None
+    unseen: tuple[Option, ...] = ()
 
 
 class _UnfitError(Exception):
@@ -150,11 +173,13 @@ def survey(
     ctx: Context,
     named: tuple[KnowledgeEntry, Path] | None = None,
     unlabelled: tuple[ImageRef, ...] = (),
+    past: Experience | None = None,
 ) -> Survey:
-    """What every known entry, and the branch that transfers nothing (last), makes of the examples.
+    """What the eight likeliest entries, and the branch that transfers nothing (last), make of the examples.
 
-    Methods that adapt by gradient steps are tried on left-out examples only where they are among the most similar, or
-    chosen: each adaptation costs a second. An entry that cannot be used is left out and listed, unless it was chosen.
+    Methods that adapt by gradient steps are tried on left-out examples only where they are among the most similar, the
+    default or chosen: each adaptation costs a second. An entry that cannot be used is left out and listed, unless it
+    was chosen.
 
     Args:
         classes: with their examples.
@@ -164,46 +189,116 @@ def survey(
         ctx: of the job.
         named: a chosen entry and its folder, which need not lie in the library.
         unlabelled: pictures that a transductive method adapts with, if it is the chosen entry or nothing was chosen.
+        past: what is known beforehand.
 
     Raises:
         WorkbenchError: the chosen entry cannot be used, or an example cannot be read.
     """
-    everything, problems = knowledge_of(project, choice, ctx, named)
+    past = past or Experience()
+    wanted, unseen = _short_list(project, classes, choice, past, cache, ctx, named)
+    everything, problems = knowledge_of(project, choice, ctx, named, wanted)
     looked = []
     for knowledge in everything:
         ctx.check()
         try:
             used = unlabelled if knowledge.transductive and choice in {"auto", knowledge.id} else ()
-            looked.append(_look(knowledge, classes, used, cache, ctx))
+            seen = _look(knowledge, classes, used, cache, ctx)
         except _UnfitError as unfit:
             if choice == knowledge.id:
                 raise unfit.error from None
             problems.append(Problem(knowledge.name, unfit.error.why, "ignored"))
-    slow = sorted((s for s in looked if s.gradient_based), key=lambda s: -s.likeness)
+            continue
+        looked.append(seen)
+    # the default is always tried: others can replace it only for what they do better on the same examples
+    slow = sorted((s for s in looked if s.gradient_based), key=lambda s: (s.knowledge.id != past.default, -s.likeness))
     tried = {id(s) for s in slow[:_SLOW_TRIED]}
-    seen = [
+    found = [
         s
         if s.gradient_based and id(s) not in tried and choice != s.knowledge.id
         else _tried(s, classes, unlabelled, ctx)
         for s in looked
     ]
-    return Survey(seen, tuple(problems))
+    found = [_expected(s, classes, past) for s in found]
+    default = next(
+        (i for i, s in enumerate(found) if past.default is not None and s.knowledge.id == past.default), None
+    )
+    return Survey(found, tuple(problems), default, unseen)
+
+
+def _expected(seen: Seen, classes: tuple[TaskClass, ...], past: Experience) -> Seen:
+    """With the similarities under the probe where it knows the entry, and what past tasks make one expect."""
+    k = seen.knowledge
+    if k.id is None:
+        return seen
+    under, gain = past.similarities.get(k.id, ()), past.gains.get(k.id, 0.0)
+    if not under and not gain:
+        return seen
+    key = key_of(k, classes, (), ("expected", under, gain))
+    before = recall(key, k)
+    if before is not None and before.left_out is seen.left_out:
+        return before
+    return remember(key, replace(seen, similarities=under or seen.similarities, gain=gain))
+
+
+def _short_list(
+    project: Path,
+    classes: tuple[TaskClass, ...],
+    choice: str,
+    past: Experience,
+    cache: FeatureCache,
+    ctx: Context,
+    named: tuple[KnowledgeEntry, Path] | None,
+) -> tuple[frozenset[EntryId] | None, tuple[Option, ...]]:
+    """The entries with the largest priors, the default and the chosen one among them; ``None``: all, and the others.
+
+    Where the probe does not know an entry, its own network is asked about one picture of each class. Those that it
+    does know need not even be read.
+    """
+    library = Library(project)
+    entries = _placed(library, named)
+    if len(entries) <= _SHORT_LIST:
+        return None, ()
+    options: dict[EntryId, Option] = {}
+    few = tuple(replace(c, images=c.images[:1]) for c in classes)
+    for entry, path in entries:
+        found = past.similarities.get(entry.id)
+        if not found:
+            ctx.check()
+            try:
+                found = _look(known.load(entry, path, library), few, (), cache, ctx).similarities
+            except (WorkbenchError, _UnfitError):
+                found = ()  # whether it can be used is found out if it is wanted
+        options[entry.id] = Option(entry.id, entry.name, found, None, gain=past.gains.get(entry.id, 0.0))
+    first = {choice, past.default}
+    kept = frozenset(sorted(options, key=lambda e: (e not in first, -options[e].prior))[:_SHORT_LIST])
+    return kept, tuple(o for e, o in options.items() if e not in kept)
+
+
+def _placed(library: Library, named: tuple[KnowledgeEntry, Path] | None) -> list[tuple[KnowledgeEntry, Path]]:
+    entries = list(library.placed())
+    if named is not None and all(entry.id != named[0].id for entry, _ in entries):
+        entries.insert(0, named)
+    return entries
 
 
 def knowledge_of(
-    project: Path, choice: str, ctx: Context, named: tuple[KnowledgeEntry, Path] | None = None
+    project: Path,
+    choice: str,
+    ctx: Context,
+    named: tuple[KnowledgeEntry, Path] | None = None,
+    wanted: frozenset[EntryId] | None = None,
 ) -> tuple[list[Knowledge], list[Problem]]:
-    """Everything known, ready to use, and the entries that are not with the reason; see ``survey``.
+    """Everything known (or ``wanted``), ready to use, and the entries that are not with the reason; see ``survey``.
 
     Raises:
         WorkbenchError: the chosen entry cannot be used.
     """
     library = Library(project)
-    entries = [(entry, library.path_of(entry.id)) for entry in library.entries()]
-    if named is not None and all(entry.id != named[0].id for entry, _ in entries):
-        entries.insert(0, named)
+    entries = _placed(library, named)
     everything, problems = [], list(library.problems)
     for entry, path in entries:
+        if wanted is not None and entry.id not in wanted:
+            continue
         ctx.check()
         try:
             everything.append(known.load(entry, path, library))
@@ -222,15 +317,17 @@ def common_examples(seen: Sequence[Seen]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*sets))) if sets else ()
 
 
-def _key(
-    knowledge: Knowledge, classes: tuple[TaskClass, ...], used: tuple[ImageRef, ...], what: str
+def key_of(
+    knowledge: Knowledge, classes: tuple[TaskClass, ...], used: tuple[ImageRef, ...], what: object
 ) -> tuple[object, ...]:
+    """Under which a look at these examples is remembered; ``what`` says which look."""
     hashes = tuple(tuple(i.sha256 for i in c.images) for c in classes)
     together = tuple(sorted(i.sha256 for i in used))
     return what, knowledge.id, knowledge.digest, knowledge.preprocess.digest, hashes, together
 
 
-def _recall(key: tuple[object, ...], knowledge: Knowledge) -> Seen | None:
+def recall(key: tuple[object, ...], knowledge: Knowledge) -> Seen | None:
+    """An earlier look of this thread, if it was with this very knowledge."""
     found = _remembered.looks.get(key)
     # the knowledge is loaded anew when its card changed
     if found is None or found.knowledge is not knowledge:
@@ -239,7 +336,8 @@ def _recall(key: tuple[object, ...], knowledge: Knowledge) -> Seen | None:
     return found
 
 
-def _remember(key: tuple[object, ...], seen: Seen) -> Seen:
+def remember(key: tuple[object, ...], seen: Seen) -> Seen:
+    """Keep a look; the ones longest unused go."""
     looks = _remembered.looks
     looks[key] = seen
     looks.move_to_end(key)
@@ -260,8 +358,8 @@ def _look(
     cache: FeatureCache,
     ctx: Context,
 ) -> Seen:
-    key = _key(knowledge, classes, used, "looked")
-    before = _recall(key, knowledge)
+    key = key_of(knowledge, classes, used, "looked")
+    before = recall(key, knowledge)
     if before is not None:
         return before
     ctx.status(f"Looking through {knowledge.name}")
@@ -275,21 +373,24 @@ def _look(
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
     start = knowledge.figures["temperature"]
     no_losses, unlabelled = embedding.new_zeros(0), known.unlabelled_of(knowledge, used, cache, ctx)
-    return _remember(key, Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled))
+    return remember(key, Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled))
 
 
 def _tried(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRef, ...], ctx: Context) -> Seen:
-    key = _key(seen.knowledge, classes, () if seen.unlabelled is None else unlabelled, "tried")
-    before = _recall(key, seen.knowledge)
+    key = key_of(seen.knowledge, classes, () if seen.unlabelled is None else unlabelled, "tried")
+    before = recall(key, seen.knowledge)
     if before is not None:
         return before
     k, support = seen.knowledge, seen.support
     folds = _SLOW_FOLDS if seen.gradient_based else _MANY_FOLDS if len(support.y) > _ONE_BY_ONE else None
     pictures = [image.sha256 for c in classes for image in c.images]
-    left_out = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
+    plain = folds is None and seen.unlabelled is None and len(set(pictures)) == len(pictures)
+    left_out = at_once(k.algorithm, k.state, support) if plain else None
+    if left_out is None:
+        left_out = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
     temperature = seen.temperature
     y = support.y[left_out.rows]
     if len(y):
         temperature = fit_temperature(left_out.logits, y, temperature)
     losses = F.cross_entropy(left_out.logits / temperature, y, reduction="none")
-    return _remember(key, replace(seen, left_out=left_out, temperature=temperature, losses=losses))
+    return remember(key, replace(seen, left_out=left_out, temperature=temperature, losses=losses))

@@ -32,11 +32,13 @@ from workbench.learn.calibrate import prototypes, reject_threshold
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Adapted, Deployed
 from workbench.services import knowledge as known
+from workbench.services.experience import experience
 from workbench.services.pictures import caution
 from workbench.services.survey import Seen, Survey, check_classes, common_examples, survey
 from workbench.services.teach import MapPoint, TeachRequest, TeachResult, method_words, used_together
+from workbench.services.trying import cast, with_recipes
 from workbench.transfer.map import place
-from workbench.transfer.rank import choose, shots_of
+from workbench.transfer.rank import choose, shots_of, untried
 from workbench.transfer.represent import represent
 
 _NEAREST = 3
@@ -57,6 +59,8 @@ class Taught:
         reason: one sentence.
         strategy: how it was chosen, in a few words.
         picked_from: how many were judged on the examples to choose this one, itself included.
+        runner_up: what would have been used in its place, "" where there is nothing else.
+        images: examples that decided, 0 where similarity alone did.
         adapted: fully.
         names: of the slider's positions (first: before, last: fully adapted).
         networks: what it sees, answering network and support embedding ``[S, D]``, per position.
@@ -72,6 +76,8 @@ class Taught:
     names: tuple[str, ...]
     networks: tuple[tuple[Seen, Answering, Tensor], ...]
     problems: tuple[Problem, ...]
+    runner_up: str = ""
+    images: int = 0
 
     def estimate(self) -> Estimate | None:
         """Accuracy of the adapted network, ``None`` while it cannot be estimated."""
@@ -121,7 +127,10 @@ def adapt_to(
         JobCancelledError: asked to stop.
     """
     check_classes(classes)
-    found = survey(classes, project, choice, cache, ctx, named, unlabelled)
+    past = experience(project, classes, cache, ctx, named)
+    found = survey(classes, project, choice, cache, ctx, named, unlabelled, past)
+    if choice == "auto":
+        found = with_recipes(found, classes, cache, ctx)
     if _last.asked is not None and _last.taught is not None:
         before, steps, had = _last.asked
         # the survey hands out the very same looks as long as nothing changed
@@ -138,17 +147,19 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     counts = [len(c.images) for c in classes]
     alone = min(counts) < 2
     examples = () if alone else common_examples(seen)
-    candidates, reason = choose([s.option(examples) for s in seen], 1 if alone else shots_of(counts), choice)
-    best = next(c for c in candidates if c.chosen)
-    chosen = next(s for s in seen if s.knowledge.id == best.entry)
-    asked_for = choice == ("none" if best.entry is None else best.entry)
-    judged = sum(c.loss is not None for c in candidates)
-    if best.entry is None:
+    options = [s.option(examples) for s in seen]
+    found_choice = choose(options, 1 if alone else shots_of(counts), choice, found.default)
+    candidates = found_choice.candidates + tuple(untried(o) for o in found.unseen)
+    best = options[found_choice.chosen]
+    chosen = cast(seen[found_choice.chosen], classes)
+    asked_for = choice == ("none" if best.entry_id is None else best.entry_id)
+    judged = sum(o.loss is not None for o in options)
+    if best.entry_id is None:
         strategy = "no transfer"
     elif asked_for:
         strategy = "asked for"
     else:
-        strategy = "similarity and leave-one-out loss" if judged > 1 else "similarity"
+        strategy = f"recipes, by {'similarity and leave-one-out loss' if found_choice.images else 'similarity'}"
     ctx.status(f"Adapting {chosen.knowledge.name}")
     algorithm, state = chosen.knowledge.algorithm, chosen.knowledge.state
     slider = _Slider() if chosen.gradient_based and every_step else None
@@ -160,20 +171,22 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     else:
         names, networks = ("After adapting",), ((chosen, *network(chosen, adapted)),)
         plain = next(s for s in seen if s.knowledge.entry is None)
-        if every_step and plain is not chosen:
+        if every_step and best.entry_id is not None:
             start = plain.knowledge.algorithm.adapt(plain.knowledge.state, plain.support, ctx)
             names = ("Without transfer", "With transfer")
             networks = ((plain, *network(plain, start)), *networks)
     return Taught(
         chosen,
         candidates,
-        reason,
+        found_choice.reason,
         strategy,
         1 if asked_for else max(judged, 1),
         adapted,
         names,
         networks,
         found.problems,
+        found_choice.runner_up,
+        found_choice.images,
     )
 
 
@@ -365,7 +378,7 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
     key = known.request_key(
         [(c.name, [i.sha256 for i in c.images]) for c in request.classes],
         request.choice,
-        chosen.knowledge.digest,
+        chosen.knowledge.digest + chosen.recipe.words,
         [] if chosen.unlabelled is None else sorted(i.sha256 for i in together),
     )
     return TeachResult(

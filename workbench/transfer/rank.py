@@ -1,8 +1,8 @@
-"""Which knowledge to use for a few examples: a prior by similarity, evidence by leave-one-out log-loss, and a gate.
+"""Which recipe to use for a few examples: a prior by similarity, evidence by leave-one-out log-loss, and a gate.
 
 One example per class says nothing about which network is best, so the choice is then by similarity alone; with K
-examples the evidence weighs ``K / (K + 2)``. The most similar knowledge is left only for a gain that exceeds its
-standard error, which caps what can be lost by choosing among many.
+examples the evidence weighs ``K / (K + 2)``. The default is left only for a gain that exceeds its standard error, or
+for a prior that is far larger, which caps what can be lost by choosing among many.
 """
 
 from __future__ import annotations
@@ -10,29 +10,37 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from workbench.core.values import Candidate, EntryId
+from workbench.transfer.prior import SENIORITY, prior_of
 
 NO_TRANSFER_PRIOR = 0.1
 """What "no transfer" counts as in place of a similarity: below what related sources reach, above unrelated ones."""
+MARGIN = 1.0
+"""Standard errors that a gain has to exceed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One piece of knowledge to choose from.
+    """One recipe to choose from.
 
     Attributes:
         entry_id: or ``None`` for the branch that transfers nothing.
-        name: for people.
+        name: of the entry, for people.
         source_similarities: (source's name, similarity 0..1) for each of its sources.
         loo_losses: log-loss of each left-out example, nats, in the order of the examples, which is the same for all
             options; ``None`` where it was not or cannot be measured.
+        words: what is made of the entry, for people; "" where it is used as it was trained.
+        gain: in accuracy, over the default, as past tasks make one expect.
     """
 
     entry_id: EntryId | None
     name: str
     source_similarities: tuple[tuple[str, float], ...]
     loo_losses: tuple[float, ...] | None
+    words: str = ""
+    gain: float = 0.0
 
     @property
     def nearest(self) -> tuple[str, float | None]:
@@ -45,12 +53,43 @@ class Option:
     def prior(self) -> float:
         """What is expected before looking at how well the examples are told apart."""
         similarity = self.nearest[1]
-        return NO_TRANSFER_PRIOR if similarity is None else similarity
+        return prior_of(NO_TRANSFER_PRIOR if similarity is None else similarity, self.gain)
 
     @property
     def loss(self) -> float | None:
         """Mean leave-one-out log-loss, nats."""
         return sum(self.loo_losses) / len(self.loo_losses) if self.loo_losses else None
+
+    @property
+    def title(self) -> str:
+        """Entry and what is made of it."""
+        return f"{self.name}, {self.words}" if self.words else self.name
+
+
+class Choice(NamedTuple):
+    """What was chosen and why.
+
+    Attributes:
+        candidates: one for each entry, by its best recipe, the chosen one first and the others by weight.
+        reason: one sentence that says how it was chosen.
+        chosen: index of the option.
+        runner_up: name of the option with the best score besides, "" where there is no other.
+        images: examples that decided, 0 where similarity alone did.
+        scores: of the options; larger is better, and only for this task.
+    """
+
+    candidates: tuple[Candidate, ...]
+    reason: str
+    chosen: int
+    runner_up: str
+    images: int
+    scores: tuple[float, ...]
+
+
+def untried(option: Option) -> Candidate:
+    """An entry that others kept from being tried, for a person to choose it all the same."""
+    source, similarity = option.nearest
+    return Candidate(option.entry_id, option.name, source, similarity, None, 0.0, False)
 
 
 def shots_of(counts: Sequence[int]) -> int:
@@ -58,21 +97,24 @@ def shots_of(counts: Sequence[int]) -> int:
     return max(1, sum(counts) // len(counts)) if counts else 1
 
 
-def choose(options: Sequence[Option], shots: int, choice: str = "auto") -> tuple[tuple[Candidate, ...], str]:
-    """Rank knowledge for a new task and choose one.
+def choose(
+    options: Sequence[Option], shots: int, choice: str = "auto", default: int | None = None, margin: float = MARGIN
+) -> Choice:
+    """Rank what can be made of knowledge for a new task and choose.
 
     ``score = w z(-loss) + (1 - w) z(prior)`` with ``w = K / (K + 2)``, ``w = 0`` at one shot or without losses; ``z``
     standardises over the options (an option whose loss was not measured gets the mean). The weights are the softmax of
-    the scores. The default is the option with the largest prior; the one with the best score replaces it only if the
-    mean of the paired differences of their losses exceeds its standard error.
+    the scores, added up for each entry. The option with the best score replaces the default only if the mean of the
+    paired differences of their losses exceeds ``margin`` standard errors, or if its prior is larger by more than the
+    default's seniority. Where nothing is known well enough to be more similar than "no transfer", seniority does not
+    count, and by similarity alone nothing is transferred.
 
     Args:
         options: at least one; the order decides ties.
         shots: examples per class K; for unequal ones see :func:`shots_of`.
         choice: ``auto``, ``none`` (no transfer) or an entry's id, which overrides.
-
-    Returns:
-        The candidates, the chosen one first and the others by weight, and one sentence that says how it was chosen.
+        default: index of what is used where nothing speaks against it; ``None``: the largest prior.
+        margin: of the gate.
 
     Raises:
         ValueError: no options.
@@ -80,26 +122,57 @@ def choose(options: Sequence[Option], shots: int, choice: str = "auto") -> tuple
     if not options:
         raise ValueError("there is nothing to choose from")
     losses = [None if shots <= 1 else o.loss for o in options]
-    compared = sum(loss is not None for loss in losses) > 1
+    judged = [i for i, loss in enumerate(losses) if loss is not None]
+    compared = len(judged) > 1
     share = shots / (shots + 2) if compared else 0.0
+    priors = _priors(options, default)
     evidence = _standard([None if loss is None else -loss for loss in losses])
-    prior = _standard([o.prior for o in options])
+    prior = _standard(priors)
     scores = [share * e + (1 - share) * p for e, p in zip(evidence, prior, strict=True)]
     chosen, reason = _override(options, choice)
+    overridden = chosen is not None
     if chosen is None:
-        default = max(range(len(options)), key=lambda i: options[i].prior)
-        chosen, why = (
-            _gate(options, scores, default) if compared else (default, _by_similarity(options, default, shots))
-        )
+        likeliest = max(range(len(options)), key=lambda i: priors[i])
+        if compared:
+            start = likeliest if default is None else default
+            chosen, why = _gate(options, scores, start, margin, default is not None)
+        else:
+            chosen, why = likeliest, _by_similarity(options, likeliest, shots)
         reason = f"{reason}{why}"
+    others = [i for i in range(len(options)) if i != chosen]
+    second = options[max(others, key=lambda i: scores[i])].title if others else ""
+    images = len(options[judged[0]].loo_losses or ()) if compared and not overridden else 0
+    return Choice(_candidates(options, losses, scores, chosen), reason, chosen, second, images, tuple(scores))
+
+
+def _priors(options: Sequence[Option], default: int | None) -> list[float]:
+    """What is expected of each, the default's seniority included where anything known resembles the task."""
+    priors = [o.prior for o in options]
+    known = [o.prior for o in options if o.entry_id is not None]
+    if default is not None and known and max(known) >= NO_TRANSFER_PRIOR:
+        first = options[default].entry_id
+        priors = [p + SENIORITY * (o.entry_id == first) for p, o in zip(priors, options, strict=True)]
+    return priors
+
+
+def _candidates(
+    options: Sequence[Option], losses: Sequence[float | None], scores: Sequence[float], chosen: int
+) -> tuple[Candidate, ...]:
     weights = _softmax(scores)
-    order = sorted(range(len(options)), key=lambda i: (i != chosen, -weights[i]))
-    return tuple(_candidate(options[i], losses[i], weights[i], i == chosen) for i in order), reason
-
-
-def _candidate(option: Option, loss: float | None, weight: float, chosen: bool) -> Candidate:
-    source, similarity = option.nearest
-    return Candidate(option.entry_id, option.name, source, similarity, loss, weight, chosen)
+    rows: dict[EntryId | None, list[int]] = {}
+    for i, option in enumerate(options):
+        rows.setdefault(option.entry_id, []).append(i)
+    found = []
+    for members in rows.values():
+        best = chosen if chosen in members else max(members, key=lambda i: scores[i])
+        option, weight = options[best], math.fsum(weights[i] for i in members)
+        source, similarity = option.nearest
+        found.append(
+            Candidate(
+                option.entry_id, option.name, source, similarity, losses[best], weight, best == chosen, option.words
+            )
+        )
+    return tuple(sorted(found, key=lambda c: (not c.chosen, -c.weight)))
 
 
 def _override(options: Sequence[Option], choice: str) -> tuple[int | None, str]:
@@ -111,8 +184,8 @@ def _override(options: Sequence[Option], choice: str) -> tuple[int | None, str]:
     return None, "What you chose is not there any more. "
 
 
-def _by_similarity(options: Sequence[Option], default: int, shots: int) -> str:
-    option = options[default]
+def _by_similarity(options: Sequence[Option], likeliest: int, shots: int) -> str:
+    option = options[likeliest]
     cause = (
         "one example per class cannot tell which works best"
         if shots <= 1
@@ -124,33 +197,50 @@ def _by_similarity(options: Sequence[Option], default: int, shots: int) -> str:
         return f"Nothing is transferred: no known source resembles your pictures enough ({cause})."
     source, similarity = option.nearest
     if similarity is None:
-        return f"Chosen by similarity only: {option.name} ({cause})."
-    return f"Chosen by similarity only: {option.name}, for its source {source} ({similarity:.2f}); {cause}."
+        return f"Chosen by similarity only: {option.title} ({cause})."
+    return f"Chosen by similarity only: {option.title}, for its source {source} ({similarity:.2f}); {cause}."
 
 
-def _gate(options: Sequence[Option], scores: Sequence[float], default: int) -> tuple[int, str]:
+def _gate(
+    options: Sequence[Option], scores: Sequence[float], default: int, margin: float, by_record: bool
+) -> tuple[int, str]:
     """The default or the one with the best score, and why."""
     best = max(range(len(options)), key=lambda i: scores[i])
     a, b = options[default].loo_losses, options[best].loo_losses
     name, other = _phrase(options[default]), _phrase(options[best])
-    source = options[default].nearest[0]
-    like = f" ({source} resembles your pictures most)" if source else ""
-    if best == default or a is None or b is None or len(a) != len(b):
-        return default, f"{_capital(name)}: most similar{like}{_tried(options, default)}."
-    gain, error = paired_gain(a, b)
-    if gain > error:
-        return best, (
-            f"{_capital(other)}: on your {len(b)} examples left out in turn it does better than {name} "
-            f"by more than chance explains (log-loss lower by {gain:.2f}, give or take {error:.2f})."
-        )
+    like = _standing(options, default, by_record)
+    ahead = options[best].prior - options[default].prior
+    if best == default:
+        return default, f"{_capital(name)}: {like}{_tried(options, default)}."
+    if a is not None and b is not None and len(a) == len(b):
+        gain, error = paired_gain(a, b)
+        if gain > margin * error:
+            return best, (
+                f"{_capital(other)}: on your {len(b)} examples left out in turn it does better than {name} "
+                f"by more than chance explains (log-loss lower by {gain:.2f}, give or take {error:.2f})."
+            )
+    if ahead > SENIORITY:
+        source = options[best].nearest[0]
+        return best, f"{_capital(other)}: your pictures resemble {source or 'its sources'} far more than {name}'s."
+    if a is None or b is None:
+        return default, f"{_capital(name)}: {like}{_tried(options, default)}."
     return default, (
-        f"{_capital(name)}: most similar{like}; {other} looked better on your {len(a)} examples, "
+        f"{_capital(name)}: {like}; {other} looked better on your {len(a)} examples, "
         f"but not by more than chance explains."
     )
 
 
+def _standing(options: Sequence[Option], default: int, by_record: bool) -> str:
+    """Why it is the default: the most similar, or the one with the best record."""
+    option = options[default]
+    if by_record and option.prior < max(o.prior for o in options):
+        return "it has the best record so far"
+    source = option.nearest[0]
+    return f"most similar ({source} resembles your pictures most)" if source else "most similar"
+
+
 def _tried(options: Sequence[Option], default: int) -> str:
-    """How the most similar option did on the examples, beside the others."""
+    """How the default did on the examples, beside the others."""
     losses = [o.loss if o.loss is not None else math.inf for o in options]
     if losses[default] == math.inf:
         return ""
@@ -162,7 +252,7 @@ def _tried(options: Sequence[Option], default: int) -> str:
 
 
 def _phrase(option: Option) -> str:
-    return "no transfer" if option.entry_id is None else option.name
+    return "no transfer" if option.entry_id is None else option.title
 
 
 def _capital(text: str) -> str:

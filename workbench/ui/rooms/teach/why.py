@@ -265,7 +265,7 @@ class CandidateRow(QWidget):
     def name(self) -> str:
         """What it is called."""
         c = self._candidate
-        return "" if c is None else self.tr("No transfer") if c.entry is None else c.name
+        return "" if c is None else self.tr("No transfer") if c.entry is None else c.title
 
     def caption(self) -> str:
         """The figures that decide."""

@@ -1,0 +1,106 @@
+"""What else can be made of the entries that were looked at: their recipes, judged on the examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from workbench.core.context import Context
+from workbench.core.values import TaskClass
+from workbench.learn.calibrate import HeldOut
+from workbench.learn.features import FeatureCache
+from workbench.learn.protocol import Support
+from workbench.services import knowledge as known
+from workbench.services import recasting
+from workbench.services.knowledge import Knowledge
+from workbench.services.survey import Seen, Survey, key_of, recall, remember
+from workbench.transfer import recipes
+from workbench.transfer.prior import prior_of
+from workbench.transfer.recipes import Recipe
+
+_MOST_EXAMPLES = 300
+"""With more examples recipes are not compared: what they differ by is small then, and the small systems are not."""
+
+
+def with_recipes(found: Survey, classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context) -> Survey:
+    """The survey with what else can be made of its entries before "no transfer", at most 24 recipes in all.
+
+    None at one example of some class, which says nothing of a recipe.
+
+    Raises:
+        WorkbenchError: an example cannot be read.
+        JobCancelledError: asked to stop.
+    """
+    counts = [len(c.images) for c in classes]
+    if min(counts) < 2 or sum(counts) > _MOST_EXAMPLES:
+        return found
+    made = _recipes(found.seen, classes, cache, ctx)
+    return found._replace(seen=[*found.seen[:-1], *made, *found.seen[-1:]])
+
+
+def _recipes(seen: Sequence[Seen], classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context) -> list[Seen]:
+    by_id = {s.knowledge.entry.id: s for s in seen if s.knowledge.entry is not None}
+    promising = sorted(by_id, key=lambda e: -prior_of(by_id[e].likeness, by_id[e].gain))
+    out = []
+    for recipe in recipes.menu(promising):
+        if recipe.own or recipe.entry is None:
+            continue
+        base = by_id[recipe.entry]
+        plain = (recipe.layer, recipe.adapter) == ("last", "none")
+        if plain and recipe.head == base.knowledge.algorithm.info.key:
+            continue  # the same as the entry as it is
+        if not recasting.can(base.knowledge, recipe):
+            continue
+        ctx.check()
+        out.append(_judged(base, recipe, classes, cache, ctx))
+    return out
+
+
+def _judged(base: Seen, recipe: Recipe, classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context) -> Seen:
+    """One recipe on the examples: its features and what its head says of those that were left out."""
+    k = base.knowledge
+    key = key_of(k, classes, (), recipe)
+    before = recall(key, k)
+    if before is not None and (before.similarities, before.gain) == (base.similarities, base.gain):
+        return before
+    features = features_of(k, recipe, classes, cache, ctx)
+    y, ways = base.support.y, base.support.ways
+    pictures = [image.sha256 for c in classes for image in c.images]
+    found = recipes.left_out(features, y, ways, recipe.head, pictures, recasting.centre_of(k, recipe))
+    judged = recipes.judged(found, y)
+    seen = replace(
+        base,
+        support=Support(features, y, ways, features),
+        embedding=features,
+        left_out=HeldOut(judged.rows, judged.logits.float(), None),
+        temperature=judged.temperature,
+        losses=judged.losses.float(),
+        unlabelled=None,
+        recipe=recipe,
+    )
+    return remember(key, seen)
+
+
+def features_of(
+    knowledge: Knowledge, recipe: Recipe, classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context
+) -> Tensor:
+    """The examples' features ``[S, D]`` under a recipe's trunk, which all its heads share."""
+    images = tuple(image for c in classes for image in c.images)
+    if recipe.adapter == "norm":
+        # such a trunk belongs to these very examples: its features are not worth a place in the cache
+        x = known.to_tensor(images, knowledge.preprocess)
+        return known.plain_embedding(recasting.recast(knowledge, recipe, x), x, ctx)
+    plain = recipe.layer == "last" and knowledge.cacheable
+    carrier = knowledge if plain else recasting.recast(knowledge, replace(recipe, head="ridge"))
+    return known.embed(carrier, images, cache, ctx)
+
+
+def cast(seen: Seen, classes: tuple[TaskClass, ...]) -> Seen:
+    """What was chosen, with the knowledge that its recipe makes of the entry."""
+    if seen.recipe.own:
+        return seen
+    images = tuple(image for c in classes for image in c.images)
+    x = known.to_tensor(images, seen.knowledge.preprocess) if seen.recipe.adapter == "norm" else None
+    return replace(seen, knowledge=recasting.recast(seen.knowledge, seen.recipe, x))
