@@ -21,6 +21,7 @@ from workbench.project import past_tasks
 from workbench.project.past_tasks import PastTask, Used
 from workbench.services import jobs, probe, remembering
 from workbench.transfer.prior import TRUSTED, learnt_gains
+from workbench.transfer.recipes import Recipe
 
 A, B = Used(EntryId("a")), Used(EntryId("b"))
 CANDIDATES = (
@@ -66,9 +67,10 @@ class Room:
         if others:
             logits = torch.nn.functional.one_hot(torch.tensor(others), 2).float()
             left_out = SimpleNamespace(rows=torch.arange(len(y)), logits=logits)
-            seen.append(
-                SimpleNamespace(knowledge=SimpleNamespace(id=B.entry), left_out=left_out, support=SimpleNamespace(y=y))
-            )
+            for recipe in (Recipe(B.entry), Recipe(B.entry, head="ridge")):
+                turned = left_out if recipe.own else SimpleNamespace(rows=left_out.rows, logits=-logits)
+                knowledge, support_ = SimpleNamespace(id=B.entry), SimpleNamespace(y=y)
+                seen.append(SimpleNamespace(knowledge=knowledge, left_out=turned, support=support_, recipe=recipe))
         return remembering.remember(support, CANDIDATES, used, seen, answers, self.project, self.cache, Context())
 
     def record(self) -> PastTask:
@@ -141,6 +143,13 @@ def test_what_else_was_tried_is_judged_on_the_same_pictures(room: Room) -> None:
     room.taught(room.few(1, 1), [room.said(image, 1)])
     room.taught(room.few(2, 1), [], others=(1, 0, 0))  # of the labelled one, the second, entry b was right
     assert realised(room.record()) == {A: (0, 1), B: (1, 1)}
+    image, ridge = room.classes[0].images[2], replace(A, head="ridge")
+    room.taught(room.few(2, 1), [room.said(image, 1)], used=ridge)
+    room.taught(
+        room.few(3, 1), [], others=(1, 0, 0, 0)
+    )  # under a ridge entry b says the opposite of what its own head does
+    found = realised(room.record())
+    assert found == {A: (0, 1), B: (1, 1), ridge: (0, 1), replace(B, head="ridge"): (0, 1)}
 
 
 def test_a_click_that_accepts_several_answers_is_not_counted_but_a_correction_among_them_is(room: Room) -> None:

@@ -18,9 +18,10 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -34,9 +35,11 @@ from workbench.project import past_tasks
 from workbench.project.past_tasks import PastTask, Tried, Used
 from workbench.services import probe
 from workbench.services.probe import Represented
-from workbench.services.survey import Seen
 from workbench.transfer.kinds import packed, unpacked
 from workbench.transfer.prior import Record
+
+if TYPE_CHECKING:
+    from workbench.services.survey import Seen
 
 _log = logging.getLogger(__name__)
 
@@ -183,19 +186,31 @@ def _judged(
     classes: Sequence[TaskClass],
     seen: Sequence[Seen],
 ) -> PastTask:
-    """The record with what everything said of the labelled pictures."""
+    """The record with what was used said of the labelled pictures, and every other entry that was tried.
+
+    An entry is judged in the form in which the used one answers, so that a gain is that of its knowledge, and as it was
+    trained where that form was not tried.
+    """
     task = task.seen_right(used, sum(said == is_ for said, is_ in labelled.values()), len(labelled))
     rows = {i.sha256: row for row, i in enumerate(i for c in classes for i in c.images)}
     wanted = [rows[sha] for sha in labelled]
+    forms: dict[EntryId | None, Seen] = {}
     for s in seen:
-        if s.knowledge.id == used.entry:
-            continue
+        own, alike = s.recipe.own, replace(used_of(s), entry=used.entry) == used
+        if s.knowledge.id != used.entry and (alike or (own and s.knowledge.id not in forms)):
+            forms[s.knowledge.id] = s
+    for s in forms.values():
         at = {row: n for n, row in enumerate(s.left_out.rows.tolist())}
         if all(row in at for row in wanted):  # only what was judged on the very same pictures can be compared
             logits = s.left_out.logits[[at[row] for row in wanted]]
             right = int((logits.argmax(1) == s.support.y[wanted]).sum())
-            task = task.seen_right(Used(s.knowledge.id), right, len(wanted))
+            task = task.seen_right(used_of(s), right, len(wanted))
     return task
+
+
+def used_of(seen: Seen) -> Used:
+    """What a look is a look with."""
+    return Used(seen.knowledge.id, seen.recipe.layer, seen.recipe.adapter, seen.recipe.head)
 
 
 def vector(representation: Represented) -> Tensor:
