@@ -16,7 +16,7 @@ _SMALL_PICTURE = 64
 
 @cache
 def _parameters(key: str) -> int:
-    info = backbones()[key]
+    info = backbone(key)
     return info.parameters(3, info.recommended_size)
 
 
