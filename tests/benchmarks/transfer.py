@@ -101,14 +101,14 @@ def do(part: str, scale: Scale, data: Path, root: Path) -> None:
             continue
         rows = episodes.drawn(target.members, shots, scale.apart + scale.episodes, SEED + shots)
         if what == "measure":
-            m = episodes.measure(target, library, seen, int(size), rows, shots, scale.tuned)
+            m = episodes.measure(target, library, seen, int(size), rows, shots, scale.tuned, scale.apart)
             storage.save(file, episodes.to_bytes(m), keep_previous=False)
             continue
         everything = measured(scale, root, int(size), shots)
         s = arms.tuned(name, everything, scale.apart, shots)
         w = arms.world(name, everything, scale.apart)
         some = rows[scale.apart : scale.apart + scale.tuned]
-        got = tune(w, library, s, target, int(size), some, shots)
+        got = tune(w, library, s, target, int(size), some, shots, scale.starts[int(size)])
         flat = {f"{arm}/{n}": np.ascontiguousarray(v) for arm, found in got.items() for n, v in found.items()}
         storage.save(file, save_arrays(flat), keep_previous=False)
 

@@ -92,6 +92,7 @@ class Scale:
         apart: episodes beside those, on which the oracle's recipe and the defaults are chosen.
         tuned: how many of the episodes the fine-tuned arms get.
         tuned_at: by size, at how many shots there are such arms.
+        starts: by size, which those arms are; see ``transfer_tuning.starts``.
         domains: by size, which are targets; all have an entry.
         beside: by size, domains that have an entry but are no target.
         shots: ``K``.
@@ -104,6 +105,7 @@ class Scale:
     apart: int
     tuned: int
     tuned_at: dict[int, tuple[int, ...]]
+    starts: dict[int, tuple[str, ...]]
     domains: dict[int, tuple[str, ...]]
     beside: dict[int, tuple[str, ...]]
     shots: tuple[int, ...] = (1, 2, 5)
@@ -117,9 +119,21 @@ _PHOTOS = tuple(d.name for d in DOMAINS if d.kind != "drawings")
 _ALL = {28: tuple(d.name for d in DOMAINS), 64: _PHOTOS}
 _BESIDE: dict[int, tuple[str, ...]] = {28: (), 64: ("kannada", "invented")}
 _SOME = ("kannada", "materials", "signs")
+_STARTS = ("default", "uniform", "most similar", "top-k")
 SCALES = {
-    "full": Scale("full", {28: 10, 64: 12}, {28: 1.5, 64: 2.5}, 300, 100, 60, {28: (1, 2, 5), 64: (5,)}, _ALL, _BESIDE),
-    "short": Scale("short", {28: 0.4}, {28: 0.03}, 12, 8, 1, {28: (5,)}, {28: _SOME}, {28: ()}, (1, 5)),
+    "full": Scale(
+        "full",
+        {28: 8, 64: 10},
+        {28: 1.2, 64: 2},
+        300,
+        100,
+        60,
+        {28: (1, 2, 5), 64: (5,)},
+        {28: _STARTS, 64: ("default", "top-k")},
+        _ALL,
+        _BESIDE,
+    ),
+    "short": Scale("short", {28: 0.4}, {28: 0.03}, 12, 8, 1, {28: (5,)}, {28: _STARTS}, {28: _SOME}, {28: ()}, (1, 5)),
 }
 
 

@@ -26,7 +26,8 @@ from workbench.transfer import recipes, scores
 from workbench.transfer.represent import Representation, represent, similarity
 
 WAYS, QUERIES = 5, 15
-HEADS = ("ridge", "simpleshot", "mahalanobis", "cosine")
+HEADS = {"last": ("ridge", "simpleshot", "mahalanobis"), "previous": ("ridge", "simpleshot")}
+"""By layer: what the workbench tries first of every entry, besides the entry's own head."""
 FIRST = ("last", "ridge")
 """The layer and head that arms without a choice of them have."""
 _AT_ONCE = 50
@@ -203,6 +204,7 @@ def measure(
     rows: np.ndarray,
     shots: int,
     scrambled: int,
+    apart: int = 0,
 ) -> Measured:
     """All recipes on all episodes.
 
@@ -214,6 +216,7 @@ def measure(
         rows: episodes, see :func:`drawn`.
         shots: ``K``.
         scrambled: on how many episodes labels are permuted too.
+        apart: the first episodes, on which nobody has to choose: what only choosing needs is left at 0 there.
     """
     x = pictures.inputs(library[ANCESTOR].preprocess)
     y, asked = labels(shots), labels(QUERIES)
@@ -227,26 +230,31 @@ def measure(
         for layer in LAYERS:
             f = features(entry.trunk, size, layer, x)[index]
             support, query = f[:, :s], f[:, s:]
-            for head in HEADS:
+            for head in HEADS[layer]:
                 kinds.append(Kind(name, layer, head))
                 z = answers(head, support, query, shots)
                 correct.append((z.argmax(2) == asked).numpy())
                 begun = time.perf_counter()
-                out = left_out(head, support, shots) if shots > 1 else z[:, :0]
-                losses.append(losses_of(out, y).float().numpy() if shots > 1 else np.zeros((len(z), 0), np.float32))
+                missed = np.zeros((len(z), s if shots > 1 else 0), np.float32)
+                if shots > 1:
+                    out = left_out(head, support[apart:], shots)
+                    missed[apart:] = losses_of(out, y).float().numpy()
+                losses.append(missed)
                 spent += time.perf_counter() - begun
                 if (layer, head) == FIRST:
                     # at one shot nothing was left out that a temperature could be fitted to
-                    t = temperatures(out, y) if shots > 1 else torch.ones(len(z)).double()
+                    t = torch.ones(len(z)).double()
+                    if shots > 1:
+                        t[apart:] = temperatures(out, y)
                     probabilities.append((z / t[:, None, None]).softmax(2).float().numpy())
                     wrong = answers(head, support[:scrambled], query[:scrambled], shots, shuffled)
                     permuted.append((wrong.argmax(2) == asked).double().mean(1).numpy())
             if layer == FIRST[0] and shots >= _LOGME_SHOTS:
-                logme.append([scores.logme(e, y, WAYS) for e in f[:, :s]])
+                logme.append([0.0] * apart + [scores.logme(e, y, WAYS) for e in f[apart:, :s]])
     begun = time.perf_counter()
     seen = features(library[ANCESTOR].trunk, size, "last", x)
-    likeness = []
-    for episode in index[:, :s]:
+    likeness = [[0.0] * len(library)] * apart
+    for episode in index[apart:, :s]:
         task = represent(seen[episode])
         likeness.append([similarity(task, domains[name]) for name in library])
     spent += time.perf_counter() - begun
@@ -259,7 +267,7 @@ def measure(
         np.array(logme, np.float64).T if logme else np.zeros((len(rows), 0)),
         np.stack(probabilities, 1),
         np.stack(permuted, 1) if scrambled else np.zeros((0, len(library))),
-        spent / max(1, len(rows)),
+        spent / max(1, len(rows) - apart),
     )
 
 

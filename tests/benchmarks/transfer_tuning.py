@@ -8,7 +8,7 @@ the mixture of the most similar with the ancestor.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from workbench.learn import functional
 from workbench.learn.protocol import Support
 from workbench.transfer import fine_tuning, mixing
 
-STARTS = ("default", "uniform", "most similar", "top-k")
+STEPS, PARTS = (0, 5, 10), 2
+"""The budget: numbers of steps to choose from, and in how many parts examples are left out for it."""
 
 
 def starts(w: World, library: Mapping[str, Entry], settings: Settings, episode: int) -> dict[str, mixing.Trunk]:
@@ -49,6 +50,7 @@ def tune(
     size: int,
     rows: np.ndarray,
     shots: int,
+    among: Sequence[str],
 ) -> dict[str, dict[str, np.ndarray]]:
     """Of each arm ``correct [E, Q]`` and ``steps [E]``, and seconds ``[E]``.
 
@@ -60,19 +62,23 @@ def tune(
         size: of the pictures.
         rows: the first episodes that arms may see.
         shots: ``K``.
+        among: the arms.
     """
     net, y, ctx = network(size), labels(shots), Context(seed=0)
     p = library[ANCESTOR].preprocess
-    found: dict[str, dict[str, list[np.ndarray]]] = {a: {"correct": [], "steps": [], "seconds": []} for a in STARTS}
+    found: dict[str, dict[str, list[np.ndarray]]] = {a: {"correct": [], "steps": [], "seconds": []} for a in among}
     for e, episode in enumerate(rows):
         x = pictures.inputs(p, episode.tolist())
         support = Support(x[: len(y)], y, int(y.max()) + 1)
         query = x[len(y) :]
         truth = labels(len(query) // support.ways)
-        for arm, trunk in starts(w, library, settings, e).items():
+        given = starts(w, library, settings, e)
+        for arm in among:
+            trunk = given[arm]
             begun = time.perf_counter()
             # a mixture's running averages are nobody's; a trained network's are its own
-            recipe = fine_tuning.Recipe(pictures=mixing.PICTURES if trunk.name == "mixture" else float("inf"))
+            pictures_known = mixing.PICTURES if trunk.name == "mixture" else float("inf")
+            recipe = fine_tuning.Recipe(steps=STEPS, folds=PARTS, pictures=pictures_known)
             got = fine_tuning.tune(net, trunk, support, recipe, ctx)
             spent = time.perf_counter() - begun
             with torch.no_grad():
