@@ -51,13 +51,13 @@ class TeachResult:
         key: digest of the request (classes, choice, knowledge), for caches.
         candidates: ranked knowledge, the branch "no transfer" included.
         reason: one sentence that says how the choice was made.
-        estimate: leave-one-out accuracy with its Wilson interval, ``None`` at one example per class.
+        estimate: accuracy from examples that were left out, with its 95 % interval, ``None`` at one example per class.
         step_names: names of the slider's positions; two for methods without inner steps.
         steps: per position, the predictions of all queries in the request's order.
         step_estimates: per position.
         gradient_based: whether the positions are inner steps.
-        influence: per class and example, in order, the log-loss it suffers when left out, nats; larger is odder, and 0
-            where it was not left out.
+        influence: per class and example, in order, how far the left-out log-loss of all examples falls without it, nats
+            (``learn.influence``); larger is odder, below 0 are those that help, and 0 where it cannot be left out.
         points: the task map.
         seconds: taken.
         problems: queries that could not be read (they have no prediction), and knowledge that could not be used.

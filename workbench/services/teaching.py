@@ -32,7 +32,9 @@ from workbench.learn.calibrate import prototypes, reject_threshold
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Adapted, Deployed
 from workbench.services import knowledge as known
+from workbench.services import remembering
 from workbench.services.experience import experience
+from workbench.services.judging import influences, lost_by_choosing, together
 from workbench.services.pictures import caution
 from workbench.services.survey import Seen, Survey, check_classes, common_examples, survey
 from workbench.services.teach import MapPoint, TeachRequest, TeachResult, method_words, used_together
@@ -65,6 +67,7 @@ class Taught:
         names: of the slider's positions (first: before, last: fully adapted).
         networks: what it sees, answering network and support embedding ``[S, D]``, per position.
         problems: knowledge that could not be used.
+        lost: examples that it answers because it was chosen on them, ``None`` where that is not known.
     """
 
     seen: Seen
@@ -78,10 +81,11 @@ class Taught:
     problems: tuple[Problem, ...]
     runner_up: str = ""
     images: int = 0
+    lost: float | None = None
 
     def estimate(self) -> Estimate | None:
         """Accuracy of the adapted network, ``None`` while it cannot be estimated."""
-        return self.seen.estimate(self.picked_from)
+        return self.seen.estimate(self.picked_from, lost=self.lost)
 
 
 class _Last(threading.local):
@@ -148,12 +152,18 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     alone = min(counts) < 2
     examples = () if alone else common_examples(seen)
     options = [s.option(examples) for s in seen]
-    found_choice = choose(options, 1 if alone else shots_of(counts), choice, found.default)
+    shots = 1 if alone else shots_of(counts)
+    found_choice = choose(options, shots, choice, found.default)
     candidates = found_choice.candidates + tuple(untried(o) for o in found.unseen)
     best = options[found_choice.chosen]
-    chosen = cast(seen[found_choice.chosen], classes)
+    chosen = together(cast(seen[found_choice.chosen], classes), classes, ctx)
     asked_for = choice == ("none" if best.entry_id is None else best.entry_id)
     judged = sum(o.loss is not None for o in options)
+
+    def again(some: Sequence[int]) -> int:
+        return choose([s.option(tuple(some)) for s in seen], shots, choice, found.default).chosen
+
+    lost = None if asked_for or judged < 2 else lost_by_choosing(seen, found_choice.chosen, examples, again)
     if best.entry_id is None:
         strategy = "no transfer"
     elif asked_for:
@@ -172,6 +182,7 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
         names, networks = ("After adapting",), ((chosen, *network(chosen, adapted)),)
         plain = next(s for s in seen if s.knowledge.entry is None)
         if every_step and best.entry_id is not None:
+            plain = together(plain, classes, ctx)
             start = plain.knowledge.algorithm.adapt(plain.knowledge.state, plain.support, ctx)
             names = ("Without transfer", "With transfer")
             networks = ((plain, *network(plain, start)), *networks)
@@ -187,6 +198,7 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
         found.problems,
         found_choice.runner_up,
         found_choice.images,
+        lost,
     )
 
 
@@ -365,9 +377,7 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
             estimates.append(at.estimate(1))
         else:
             estimates.append(at.estimate(taught.picked_from, before=True) if n == 0 else None)
-    losses = torch.zeros(len(images))
-    losses[chosen.left_out.rows] = chosen.losses.clamp_min(1e-9)  # 0 says that nothing is known
-    flat = iter(losses.tolist())
+    flat = iter(influences(chosen))
     influence = tuple(tuple(next(flat) for _ in c.images) for c in request.classes)
     task = chosen.task if chosen.task is not None else represent(chosen.embedding)
     points = tuple(
@@ -375,6 +385,10 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
         for i, p in enumerate(place(task, chosen.knowledge.sources))
     )
     entry = chosen.knowledge.entry
+    if _last.asked is not None:
+        looks = _last.asked[2].seen
+        used = remembering.used_of(chosen)
+        remembering.remember(request.classes, taught.candidates, used, looks, steps[-1], project, cache, ctx)
     key = known.request_key(
         [(c.name, [i.sha256 for i in c.images]) for c in request.classes],
         request.choice,

@@ -170,7 +170,7 @@ def to_check(shown: Shown) -> dict[str, float]:
     An example is conspicuous if the others give its own class less than half of what guessing would, and if its loss is
     far from the usual one. In a class of two nobody can say which of them is the odd one.
     """
-    measured = [loss for row in shown.result.influence for loss in row if loss > 0]
+    measured = [loss for row in shown.result.influence for loss in row if loss]
     if len(measured) < _ENOUGH_TO_JUDGE:
         return {}
     middle = statistics.median(measured)

@@ -1,0 +1,84 @@
+"""What the examples say of the chosen knowledge: asked a class each at a time, the choice made again, influence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.services.test_teaching import id_of, pictures_of, shots
+from workbench.core.context import Context
+from workbench.learn.protocol import Support
+from workbench.services import judging, knowledge, teaching
+from workbench.services.teach import TeachRequest
+
+
+def taught(classes, project, choice):
+    return teaching.adapt_to(classes, project, choice, knowledge.feature_cache(), Context(), every_step=False)
+
+
+@pytest.mark.parametrize("name", ["proto", "ridge"])
+def test_examples_are_left_out_one_of_every_class_at_a_time(trained, classes, name) -> None:
+    seen = taught(classes, trained, id_of(trained, name)).seen
+    k, f, y = seen.knowledge, seen.support.features, seen.support.y
+    assert f is not None
+    assert sorted(seen.left_out.rows.tolist()) == list(range(12))
+    for row, logits in zip(seen.left_out.rows.tolist(), seen.left_out.logits, strict=True):
+        gone = [4 * c + row % 4 for c in range(3)]
+        rest = torch.tensor([i not in gone for i in range(12)])
+        adapted = k.algorithm.adapt(k.state, Support(f[rest], y[rest], 3, f[rest]), Context())
+        wanted = k.algorithm.head(k.state, adapted)(f[row : row + 1])[0]
+        assert torch.allclose(logits, wanted, atol=1e-4)
+
+
+def test_the_curse_is_measured_where_several_were_compared_and_nowhere_else(trained, classes) -> None:
+    assert taught(classes, trained, id_of(trained, "proto")).lost is None
+    assert taught(shots(classes, 1, 1, 1), trained, "auto").lost is None
+    found = taught(classes, trained, "auto")
+    assert found.lost is not None
+    assert -12 <= found.lost <= 12
+    plain, lowered = found.seen.estimate(5, lost=0.0), found.seen.estimate(5, lost=2.0)
+    assert plain is not None
+    assert lowered is not None
+    assert lowered.low < plain.low
+    assert found.estimate() == found.seen.estimate(found.picked_from, lost=found.lost)
+
+
+def test_a_choice_that_never_changes_loses_nothing(trained, classes) -> None:
+    seen = taught(classes, trained, id_of(trained, "proto")).seen
+    assert judging.lost_by_choosing([seen, seen], 0, range(12), lambda _: 1) == 0.0
+    assert judging.lost_by_choosing([seen], 0, (), lambda _: 0) is None
+
+
+def test_a_picture_of_another_class_has_the_largest_influence(trained, classes, queries) -> None:
+    stranger = queries[0].images[0]
+    mixed = (classes[0], type(classes[1])("mixed", (*classes[1].images, stranger)), classes[2])
+    for name in ("proto", "ridge"):
+        request = TeachRequest(1, mixed, (), id_of(trained, name))
+        found = teaching.teach(request, trained, Context()).influence
+        assert max(v for row in found for v in row) == found[1][-1]
+
+
+def test_predicting_with_the_written_model_says_none_of_these_as_teach_does(
+    trained, classes, queries, tmp_path, capsys
+) -> None:
+    from workbench.__main__ import main
+
+    folder = tmp_path / "task"
+    for c in classes:
+        (folder / c.name).mkdir(parents=True)
+        for image in c.images:
+            (folder / c.name / image.name).write_bytes(Path(image.path).read_bytes())
+    asked = pictures_of(queries)
+    shown = teaching.teach(TeachRequest(1, classes, asked, id_of(trained, "proto")), trained, Context()).steps[-1]
+    model, project = str(tmp_path / "model"), ["--project", str(trained), "--json"]
+    assert main(["adapt", id_of(trained, "proto"), str(folder), "--out", model, *project]) == 0
+    capsys.readouterr()
+    assert main(["predict", model, *(i.path for i in asked), *project]) == 0
+    said = {p["image"]: p for p in json.loads(capsys.readouterr().out)["predictions"]}
+    for p in shown:
+        other = said[p.image.path]
+        assert other["rejected"] == p.rejected
+        assert other["none_of_these"] == pytest.approx(p.none, abs=1e-5)
