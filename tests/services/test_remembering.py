@@ -20,6 +20,7 @@ from workbench.learn.features import FeatureCache
 from workbench.project import past_tasks
 from workbench.project.past_tasks import PastTask, Used
 from workbench.services import jobs, probe, remembering
+from workbench.services.teach import TeachRequest
 from workbench.transfer.prior import TRUSTED, learnt_gains
 from workbench.transfer.recipes import Recipe
 
@@ -195,3 +196,15 @@ def test_twenty_tasks_teach_the_gain_of_an_entry(room: Room) -> None:
     found = remembering.accuracies(room.project)
     assert len(found[EntryId("a")]) == TRUSTED + 2
     assert remembering.records(room.project, EntryId("nobody")) == ()
+
+
+def test_teaching_leaves_the_record_and_counts_what_is_labelled(room: Room) -> None:
+    room.project.mkdir()
+    image = room.classes[0].images[3]
+    jobs.teach(TeachRequest(1, room.few(2, 2), (image,)), room.project, Context())
+    assert room.record().shots == (2, 2)
+    labelled = (replace(room.few(2, 2)[0], images=(*room.classes[0].images[:2], image)), room.few(2, 2)[1])
+    jobs.teach(TeachRequest(2, labelled, ()), room.project, Context())
+    found = room.record()
+    assert found.shots == (2, 3)
+    assert [(r.used.entry, r.of) for r in found.realised] == [(None, 1)], "nothing is known, so nothing was transferred"
