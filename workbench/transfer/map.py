@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from workbench.transfer.represent import Representation, distance, similarity
+
+_FARTHEST = 4.0
+"""A far-off task must not squeeze all the others into one point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,26 @@ def place(task: Representation, sources: Sequence[tuple[str, Representation]]) -
         The new task first (its name is ""), then the sources in order.
     """
     tasks = [task, *(r for _, r in sources)]
-    squared = torch.zeros(len(tasks), len(tasks), dtype=torch.float64)
-    for i, a in enumerate(tasks):
-        for j in range(i):
-            there, back = distance(a, tasks[j]), distance(tasks[j], a)
-            # a far-off task must not squeeze all the others into one point
-            squared[i, j] = squared[j, i] = min((there + back) / 2, 4.0)
-    points = _scale(squared)
+    points = arrange(between(tasks))
     near = [1.0, *(similarity(task, r) for _, r in sources)]
     names = ["", *(name for name, _ in sources)]
     return [Place(n, float(p[0]), float(p[1]), s) for n, p, s in zip(names, points, near, strict=True)]
+
+
+def between(tasks: Sequence[Representation], check: Callable[[], object] | None = None) -> Tensor:
+    """Two-way mean distances ``[n, n]``, float64, symmetric with zeros on the diagonal; ``check`` may raise to stop."""
+    out = torch.zeros(len(tasks), len(tasks), dtype=torch.float64)
+    for i, a in enumerate(tasks):
+        for j in range(i):
+            if check is not None:
+                check()
+            out[i, j] = out[j, i] = (distance(a, tasks[j]) + distance(tasks[j], a)) / 2
+    return out
+
+
+def arrange(distances: Tensor) -> Tensor:
+    """Points ``[n, 2]`` in 0..1 whose squared distances follow those given ``[n, n]``; see :func:`place`."""
+    return _scale(distances.clamp_max(_FARTHEST))
 
 
 def _scale(squared: Tensor) -> Tensor:

@@ -154,5 +154,9 @@ def similarity(task: Representation, source: Representation) -> float:
     their own source, drawings at 0.15 to 0.4 from other alphabets and at 1.3 to 5 from photographs, and photographs at
     0.5 to 2 from drawings. So what belongs together comes out above 0.6 on average, and most of the rest below 0.3.
     """
-    d = distance(task, source)
+    return likeness(distance(task, source))
+
+
+def likeness(d: float) -> float:
+    """The similarity, 0..1, that belongs to a :func:`distance`."""
     return 0.0 if d == float("inf") else 1.0 / (1.0 + (d / HALF) ** SHARPNESS)

@@ -9,7 +9,7 @@ from PySide6.QtCore import QCoreApplication
 
 from workbench.ui.state import AppState
 
-ROOMS: tuple[str, ...] = ("sources", "train", "teach", "export")
+ROOMS: tuple[str, ...] = ("sources", "train", "teach", "knowledge", "export")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ def room_title(room: str) -> str:
         "sources": tr("Rooms", "Sources"),
         "train": tr("Rooms", "Train"),
         "teach": tr("Rooms", "Teach"),
+        "knowledge": tr("Rooms", "Knowledge"),
         "export": tr("Rooms", "Export"),
     }[room]
 

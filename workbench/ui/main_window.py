@@ -41,6 +41,7 @@ _ROOMS = {
     "sources": ("workbench.ui.rooms.sources.room", "SourcesRoom"),
     "train": ("workbench.ui.rooms.train.room", "TrainRoom"),
     "teach": ("workbench.ui.rooms.teach.room", "TeachRoom"),
+    "knowledge": ("workbench.ui.rooms.knowledge.room", "KnowledgeRoom"),
     "export": ("workbench.ui.rooms.export.room", "ExportRoom"),
 }
 
@@ -112,8 +113,9 @@ class MainWindow(ProjectCommands):
         state.message.connect(self._show_message)
         state.theme_changed.connect(self._theme_changed)
         state.project_changed.connect(self._project_changed)
-        for signal in (state.tasks_changed, state.teach_changed, state.busy_changed, state.project_changed):
+        for signal in (state.tasks_changed, state.teach_changed, state.busy_changed, state.entries_changed):
             signal.connect(self._refresh)
+        state.project_changed.connect(self._refresh)
         state.lanes.bug.connect(self.show_bug)
         self.first.dropped.connect(self.load)
         self.first.samples.connect(self.open_samples)
@@ -204,6 +206,7 @@ class MainWindow(ProjectCommands):
             "sources": len(state.tasks) or "",
             "train": "dot" if state.lanes.busy("train") else "",
             "teach": len(state.teach.classes) or "",
+            "knowledge": len(state.entries) or "",
         }
         for room, badge in badges.items():
             if room in self.rail.items:
@@ -270,7 +273,7 @@ class MainWindow(ProjectCommands):
         Palette(self.hits(), self).open_under(self.top.search)
 
     def hits(self) -> list[Hit]:
-        """Everything the palette can find: actions that can be done now, classes, sources, runs."""
+        """Everything the palette can find: actions that can be done now, classes, sources, runs, knowledge."""
         state = self.state
         can = [e for e in self.table if e.enabled(state) and e.id != "window.search"]
         keys = {e.id: QKeySequence(e.shortcut).toString(QKeySequence.SequenceFormat.NativeText) for e in can}
@@ -281,7 +284,9 @@ class MainWindow(ProjectCommands):
             said = self.tr("class in {task}").format(task=task.name)
             at = [(c.name, self._to("sources", "class", f"{task.id}\n{c.name}")) for c in task.classes]
             found += [Hit(name, said, "folder", show) for name, show in at]
-        return found + [Hit(r.name, self.tr("run"), "train", self._to("train", "run", r.id)) for r in state.runs]
+        found += [Hit(r.name, self.tr("run"), "train", self._to("train", "run", r.id)) for r in state.runs]
+        shown = [(paths.display(e.name), self._to("knowledge", "entry", e.id)) for e in state.entries]
+        return found + [Hit(name, self.tr("knowledge"), "knowledge", show) for name, show in shown]
 
     def _to(self, room: str, kind: str, key: str) -> Callable[[], None]:
         def reveal() -> None:

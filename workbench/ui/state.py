@@ -71,6 +71,7 @@ class AppState(QObject):
         self.result: TeachResult | None = None
         self.entries: tuple[KnowledgeEntry, ...] = ()
         self.runs: tuple[Any, ...] = ()
+        self.start: KnowledgeEntry | None = None
         self.room = "sources"
         self.device = "cpu"
         self.device_name = ""
@@ -282,6 +283,11 @@ class AppState(QObject):
         """Show another room."""
         self.room = room
         self.room_changed.emit(room)
+
+    def train_from(self, entry: KnowledgeEntry) -> None:
+        """Go to Train, where the next run is to go on from an entry; Train takes it from ``start``."""
+        self.start = entry
+        self.go("train")
 
     def set_theme(self, name: str) -> None:
         """Light or dark, from now on."""

@@ -98,9 +98,9 @@ class Room(QWidget):
         """Show one thing that the search found; for rooms to override.
 
         Args:
-            kind: task, class or run.
+            kind: task, class, run or entry.
             key: the task's id; for a class of a source the task's id, a line break, the class's name; for a class of
-                the new task its id; the run's id.
+                the new task its id; the run's or the entry's id.
         """
 
     def selection(self) -> str:

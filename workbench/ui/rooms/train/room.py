@@ -18,6 +18,7 @@ from workbench.ui.icons import set_icon
 from workbench.ui.lanes import Job
 from workbench.ui.rooms.train import setup as forms
 from workbench.ui.rooms.train.algorithms import AlgorithmsPage
+from workbench.ui.rooms.train.continued import ContinuedStrip
 from workbench.ui.rooms.train.earlier import EarlierRuns
 from workbench.ui.rooms.train.history import Curves, done_words, setup_of
 from workbench.ui.rooms.train.monitor import Monitor, import_plots
@@ -80,6 +81,10 @@ class TrainRoom(Room):
         self.recommended.chosen.connect(self.take)
         self.recommended.all_asked.connect(self.toggle_algorithms)
         self.body.addWidget(self.recommended)
+        self.continued = ContinuedStrip()
+        self.continued.keep_chosen.connect(lambda keep: self.put(replace(self.setup, keep=keep)))
+        self.continued.left.connect(lambda: self.put(replace(self.setup, start=None, keep="")))
+        self.body.addWidget(self.continued)
         self.strip_ = SetupStrip(
             Asks(
                 tasks=lambda: self.state.tasks,
@@ -117,6 +122,9 @@ class TrainRoom(Room):
             lanes.submit("loading", import_plots, title=self.tr("Loading the plots"), on_done=loaded)
             lanes.submit("loading", jobs.catalogue, title=self.tr("Looking for algorithms"), on_done=self._catalogued)
             self._refresh()
+        start, self.state.start = self.state.start, None
+        if start is not None and not self.running:
+            self.put(forms.going_on(self.setup, start))
 
     def _catalogued(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -225,6 +233,7 @@ class TrainRoom(Room):
         )
         self.strip_.refresh()
         self.strip_.set_locked(locked=self.running)
+        self.continued.show_setup(self.setup, locked=self.running)
         self.algorithms.show_algorithm(self.setup.algorithm, self.setup.params, locked=self.running)
         self.monitor.set_chance(1 / self.setup.ways[0] if self.setup.ways[0] == self.setup.ways[1] else None)
         self.monitor.set_about(f"{self.setup.size} px, {self.strip_.chips['device'].value}")
@@ -402,4 +411,5 @@ class TrainRoom(Room):
         """Another layout in a narrow window."""
         self.recommended.set_compact(compact)
         self.strip_.set_narrow(compact)
+        self.continued.set_narrow(compact)
         self.monitor.set_compact(compact)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from workbench.core.params import FieldSpec
 from workbench.core.paths import display
-from workbench.core.values import Channels, Precision, Role, Task, TrainRequest
+from workbench.core.values import Channels, Keep, KnowledgeEntry, Precision, Role, Task, TrainRequest
 
 Range = tuple[int, int]
 Unit = Literal["minutes", "episodes"]
@@ -37,6 +37,8 @@ class Setup:
         seed: of the run.
         device: key.
         precision: of training.
+        start: the entry that the run goes on from, ``None`` for none.
+        keep: what is done so as not to lose what that knew; "" where there is none.
     """
 
     algorithm: str = "protonet"
@@ -56,6 +58,28 @@ class Setup:
     seed: int = 0
     device: str = "cpu"
     precision: Precision = "full"
+    start: KnowledgeEntry | None = None
+    keep: Keep = ""
+
+
+def going_on(setup: Setup, entry: KnowledgeEntry) -> Setup:
+    """The setup whose run goes on from an entry: with its method, network and inputs, held near what it knew."""
+    return replace(
+        setup,
+        algorithm=entry.algorithm,
+        params=dict(entry.params),
+        backbone=_plain(entry.backbone),
+        size=entry.preprocess.size,
+        channels=entry.preprocess.channels,
+        pretrained=False,
+        start=entry,
+        keep="l2",
+    )
+
+
+def _plain(backbone: str) -> str:
+    """A backbone without the layer that an alignment put behind it (``learn.recoloured.SUFFIX``)."""
+    return backbone.removesuffix("+linear")
 
 
 def count(n: float, one: str, many: str = "") -> str:
@@ -110,6 +134,8 @@ def reasons(setup: Setup, tasks: Sequence[Task], fields: Sequence[FieldSpec]) ->
         found["sources"] = "No task is there to learn from"
     else:
         found |= _episode_reasons(setup, train)
+    if setup.start is not None and setup.backbone != _plain(setup.start.backbone):
+        found["backbone"] = f"{display(setup.start.name)} has another backbone"
     if not 8 <= setup.size <= 1024:
         found["size"] = "Between 8 and 1024 pixels"
     if (setup.minutes if setup.unit == "minutes" else setup.episodes) <= 0:
@@ -172,6 +198,8 @@ def request(setup: Setup, tasks: Sequence[Task], name: str) -> TrainRequest:
         rotations=setup.rotations,
         size=setup.size,
         channels=setup.channels,
+        start=setup.start.id if setup.start is not None else "",
+        keep=setup.keep if setup.start is not None else "",
         pretrained=setup.pretrained,
         device=setup.device,
         precision=setup.precision,
@@ -193,6 +221,8 @@ def command(setup: Setup, tasks: Sequence[Task]) -> str:
     words += ["--across-tasks"] if setup.across_tasks else []
     words += ["--image-size", str(setup.size), "--channels", setup.channels]
     words += ["--pretrained"] if setup.pretrained else []
+    if setup.start is not None:
+        words += ["--from", setup.start.id, *(["--keep", setup.keep] if setup.keep else [])]
     for key, value in setup.params.items():
         words += ["--set", f"{key}={value}"]
     words += ["--precision", setup.precision] if setup.precision != "full" else []
