@@ -108,6 +108,18 @@ class TestEvaluate:
         assert found.accuracy > 0.3
         assert evaluate(algorithm, state, frozen, Context(), by_step=False).by_step == ()
 
+    def test_by_step_leaves_steps_out_where_there_are_many(self, monkeypatch):
+        assert [j for j in range(501) if module.asked_after(j)] == [*range(6), 10, 20, 50, 100, 200, 500]
+        algorithm = ToySteps()
+        state = algorithm.init(generator(0))
+        frozen = freeze(sampler(source("a")), 20, 0)
+        every = evaluate(algorithm, state, frozen, Context())
+        monkeypatch.setattr(module, "asked_after", lambda step: step == 1)
+        found = evaluate(algorithm, state, frozen, Context())
+        assert [s.step for s in found.by_step] == [1, 3]  # the last step is never left out
+        assert found.by_step == (every.by_step[1], every.by_step[3])
+        assert found.per_episode == every.per_episode
+
     @pytest.mark.parametrize("by_step", [False, True])
     @pytest.mark.parametrize("cached", [False, True])
     def test_seconds_are_those_of_adapting_and_of_one_answer(self, monkeypatch, by_step, cached):

@@ -24,6 +24,8 @@ from workbench.learn.features import batch_size, embed
 from workbench.learn.protocol import Adapted, Algorithm, State, Support, detach, generator
 
 _Ask = Callable[[Adapted], Tensor]
+_Answers = list[tuple[int, Tensor]]
+"""Inner steps and logits ``[Q, N]`` after them; last those of the adapted network."""
 _FEATURE_BYTES = 256_000_000
 _BLOCK = 256
 _TIMED = 10
@@ -51,8 +53,12 @@ class FrozenEpisodes:
         return FrozenEpisodes(self.sampler, self.drawn[:count], episodes_hash(self.drawn[:count]))
 
 
+_EACH = 5
+_SHOWN = (1, 2, 5)
+
+
 class ByStep(NamedTuple):
-    """Accuracy after an inner step; 0 = before the first."""
+    """Accuracy after an inner step; 0 = before the first, and the last row is of the adapted network."""
 
     step: int
     accuracy: float
@@ -140,7 +146,7 @@ def evaluate(
         frozen: the episodes.
         ctx: of the job; checked between forward passes.
         device: where to compute.
-        by_step: ask about the queries after each inner step of gradient-based methods too.
+        by_step: ask about the queries after inner steps of gradient-based methods too: see :func:`asked_after`.
         cached: take the fast path where there is one.
         limit: seconds after which no further episode is begun (two are always done); ``None`` for all of them.
         progress: report how far it is; without, that is left to what asked for it.
@@ -156,30 +162,44 @@ def evaluate(
     answers = _from_pictures(algorithm, state, frozen, ctx, device, steps, clock)
     if trunk is not None:
         answers = _from_features(algorithm, state, trunk.eval(), frozen, ctx, device, steps, clock)
-    rights: list[list[float]] = []
+    rights: list[dict[int, float]] = []
+    finals: list[float] = []
     losses: list[float] = []
     for drawn, logits in zip(frozen.drawn, answers, strict=False):
         y = torch.from_numpy(drawn.query_y)
-        rights.append([float((z.argmax(1) == y).double().mean()) for z in logits])
-        losses.append(float(F.cross_entropy(logits[-1], y)))
+        rights.append({j: float((z.argmax(1) == y).double().mean()) for j, z in logits})
+        finals.append(float((logits[-1][1].argmax(1) == y).double().mean()))
+        losses.append(float(F.cross_entropy(logits[-1][1], y)))
         if progress:
             done, total = len(rights), len(frozen.drawn)
             ctx.progress(done, total, "episodes", (time.monotonic() - begun) / done * (total - done))
         if limit is not None and len(rights) >= 2 and time.monotonic() - begun > limit:
             break
-    accuracy, ci95 = mean_ci95([r[-1] for r in rights])
+    accuracy, ci95 = mean_ci95(finals)
     done = len(rights)
-    deepest = min(len(r) for r in rights) - 1
+    common = sorted(set.intersection(*(set(r) for r in rights)))
     return Evaluation(
         accuracy,
         ci95,
         statistics.fmean(losses),
         done,
         frozen.first(done).sha256,
-        tuple(r[-1] for r in rights),
+        tuple(finals),
         clock.seconds_per_task(done),
-        tuple(ByStep(j, *mean_ci95([r[j] for r in rights])) for j in range(deepest)) if steps else (),
+        tuple(ByStep(j, *mean_ci95([r[j] for r in rights])) for j in common) if steps else (),
     )
+
+
+def asked_after(step: int) -> bool:
+    """Whether the queries are asked about after this inner step: each of the first five, then 10, 20, 50, 100, 200 ...
+
+    Twenty classes have 300 queries: asking after each of 50 steps would take thirty times as long as adapting.
+    """
+    if step <= _EACH:
+        return True
+    while step % 10 == 0:
+        step //= 10
+    return step in _SHOWN
 
 
 @dataclass(slots=True)
@@ -203,7 +223,7 @@ def _from_pictures(
     device: str,
     steps: bool,
     clock: _Clock,
-) -> Iterator[list[Tensor]]:
+) -> Iterator[_Answers]:
     """Per episode, logits ``[Q, N]`` of the queries: after each inner step where asked for, and at the end."""
     transductive = "transductive" in algorithm.info.tags
     for drawn in frozen.drawn:
@@ -234,7 +254,7 @@ def _from_features(
     device: str,
     steps: bool,
     clock: _Clock,
-) -> Iterator[list[Tensor]]:
+) -> Iterator[_Answers]:
     """The same from features, each picture's computed once as long as they fit."""
     shape = frozen.sampler.rows.arrays[0].shape[1:]
     transductive = "transductive" in algorithm.info.tags
@@ -295,14 +315,23 @@ def _adapt(
     steps: bool,
     unlabelled: Tensor | None,
     clock: _Clock,
-) -> list[Tensor]:
-    seen: list[Tensor] = []
+) -> _Answers:
+    """Adapt and ask the queries, on the way too where ``steps`` says so; the last answer is the last step's."""
+    seen: _Answers = []
+    last = 0
+
+    def after(j: int, a: Adapted) -> None:
+        nonlocal last
+        last = j
+        if asked_after(j):
+            seen.append((j, ask(a)))
+
     if steps:
-        stepped = algorithm.adapt(state, support, ctx, unlabelled=unlabelled, on_step=lambda _, a: seen.append(ask(a)))
+        stepped = algorithm.adapt(state, support, ctx, unlabelled=unlabelled, on_step=after)
         if clock.timed >= _TIMED:
-            return [*seen, ask(stepped)]
+            return [*(s for s in seen if s[0] < last), (last, ask(stepped))]
     begun = time.perf_counter()
     answer = ask(algorithm.adapt(state, support, ctx, unlabelled=unlabelled))
     clock.tasks += time.perf_counter() - begun
     clock.timed += 1
-    return [*seen, answer]
+    return [*(s for s in seen if s[0] < last), (last, answer)]
