@@ -141,9 +141,9 @@ def labels(each: int) -> Tensor:
     return torch.arange(WAYS).repeat_interleave(each)
 
 
-def answers(head: str, support: Tensor, query: Tensor, shots: int, y: Tensor | None = None) -> Tensor:
+def answers(head: str, support: Tensor, query: Tensor, shots: int) -> Tensor:
     """``[E, Q, ways]`` logits of queries ``[E, Q, D]``, given examples ``[E, S, D]``, in float64."""
-    y = labels(shots) if y is None else y
+    y = labels(shots)
     s, q = support.shape[1], query.shape[1]
     keep = (torch.arange(s + q) < s)[None]
     everybody = torch.cat([y, y.new_zeros(q)])
@@ -225,7 +225,8 @@ def measure(
     begun, spent = time.perf_counter(), 0.0
     index = torch.from_numpy(rows)
     gen = generator(7)
-    shuffled = y[torch.randperm(s, generator=gen)]
+    # another permutation for each episode: one alone may leave some labels where they were
+    shuffled = torch.stack([torch.randperm(s, generator=gen) for _ in range(scrambled)])[:, :, None]
     for name, entry in library.items():
         for layer in LAYERS:
             f = features(entry.trunk, size, layer, x)[index]
@@ -247,7 +248,8 @@ def measure(
                     if shots > 1:
                         t[apart:] = temperatures(out, y)
                     probabilities.append((z / t[:, None, None]).softmax(2).float().numpy())
-                    wrong = answers(head, support[:scrambled], query[:scrambled], shots, shuffled)
+                    mixed_up = support[:scrambled].gather(1, shuffled.expand(-1, -1, support.shape[2]))
+                    wrong = answers(head, mixed_up, query[:scrambled], shots)
                     permuted.append((wrong.argmax(2) == asked).double().mean(1).numpy())
             if layer == FIRST[0] and shots >= _LOGME_SHOTS:
                 logme.append([0.0] * apart + [scores.logme(e, y, WAYS) for e in f[apart:, :s]])
