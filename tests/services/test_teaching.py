@@ -18,7 +18,7 @@ from workbench.core.values import EntryId, ImageRef, TaskClass
 from workbench.data.read import image_ref
 from workbench.learn.algorithms.maml import MAML
 from workbench.project.library import Library
-from workbench.services import knowledge, survey, teaching
+from workbench.services import answers, knowledge, survey, teaching
 from workbench.services.teach import TeachRequest, TeachResult
 from workbench.services.teaching import teach
 
@@ -101,7 +101,7 @@ class TestAnswers:
     def test_rows_in_pieces_are_the_same_rows(self, trained, classes, queries, monkeypatch) -> None:
         asked = pictures_of(queries)
         whole = ask(classes, trained, asked).steps[-1]
-        monkeypatch.setattr(teaching, "_ROWS", 4)
+        monkeypatch.setattr(answers, "_ROWS", 4)
         pieces = ask(classes, trained, asked).steps[-1]
         assert [p.probabilities for p in pieces] == [pytest.approx(p.probabilities, abs=1e-6) for p in whole]
         assert [p.nearest[0].image for p in pieces] == [p.nearest[0].image for p in whole]
@@ -216,11 +216,15 @@ class TestSteps:
 
 
 class TestChoice:
-    def test_only_what_was_picked_is_lowered_for_it(self, trained, classes) -> None:
+    def test_only_what_was_picked_is_lowered_for_it(self, trained, classes, monkeypatch) -> None:
+        teaching._forget()  # what was adapted before is not judged again
+        monkeypatch.setattr(teaching, "lost_by_choosing", lambda *_: 2.0)
         asked_for = ask(classes, trained, choice=id_of(trained, "proto"))
         assert "picked from" not in asked_for.estimate.how
         picked = ask(classes, trained)
-        assert "picked from" in picked.estimate.how
+        assert "lowered by 2.0 because this was picked from" in picked.estimate.how
+        assert picked.estimate.low < asked_for.estimate.low, "all of them recognise all examples"
+        teaching._forget()
 
     def test_knowledge_that_is_gone_is_said_to_be_gone(self, trained, classes) -> None:
         result = ask(classes, trained, choice="0123abcd")

@@ -45,7 +45,7 @@ class OpenModel:
 
     Attributes:
         manifest: its card.
-        seen: knowledge and support set as ``teaching.predict`` wants them.
+        seen: knowledge and support set as ``answers.predict`` wants them.
         network: the answering network.
         embedding: of the support set ``[S, D]``.
         support: references to the support pictures (name and hash; their files may be elsewhere).

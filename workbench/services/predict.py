@@ -18,10 +18,10 @@ from workbench.core.values import ImageRef, Prediction, Problem
 from workbench.data.read import image_ref, read_bytes
 from workbench.data.scan import scan
 from workbench.project.labels import safe_cell
+from workbench.services.answers import predict
 from workbench.services.knowledge import feature_cache
 from workbench.services.models import OpenModel, open_model
 from workbench.services.requests import Applied, ApplyRequest
-from workbench.services.teaching import predict
 
 _AT_ONCE = 64
 NONE_OF_THESE = "none of these"
