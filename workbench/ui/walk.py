@@ -18,6 +18,7 @@ from workbench.core.values import Role
 from workbench.ui.actions import ROOMS
 from workbench.ui.hands import Hands, StepError
 from workbench.ui.rooms.export.room import ExportRoom
+from workbench.ui.rooms.knowledge.room import KnowledgeRoom
 from workbench.ui.rooms.sources.room import SourcesRoom
 from workbench.ui.rooms.teach.room import TeachRoom
 from workbench.ui.rooms.train.editors import Editor
@@ -66,6 +67,7 @@ class Walk:
         self.correct()
         self.compare_knowledge()
         self.small_window()
+        self.knowledge()
         self.export()
 
     def _room(self, kind: type[_R]) -> _R:
@@ -347,6 +349,24 @@ class Walk:
         self.picture("teach-small")
         self.window.resize(before)
         self.hands.until(lambda: not room.compact, "the wide form")
+
+    # ---- Knowledge -------------------------------------------------------------------------------
+    def knowledge(self) -> None:
+        """What is known, and where the task of Teach lies among it; as the entry that was just trained sees it."""
+        hands, room = self.hands, self._room(KnowledgeRoom)
+        self._enter("knowledge")
+        hands.until(lambda: room.atlas.taught is not None and room.card.chip.text() == "verified", "the map of tasks")
+        hands.until(self._settled, "everything compared")
+        self.picture("knowledge")
+        self._click_text(room.map_panel.by, "This entry")
+        hands.until(lambda: not room.atlas.common and bool(room.atlas.tasks) and self._settled(), "the other map")
+        key = room.atlas.tasks[room.atlas.nearest(0, len(room.atlas.tasks))[0][0]].key
+        hands.click(room.map, room.map.point_of(key))
+        hands.until(lambda: room.map.current() is not None, "a task marked")
+        self.picture("knowledge-task")
+
+    def _settled(self) -> bool:
+        return self._idle() and not self.state.lanes.busy("loading")
 
     # ---- Export ----------------------------------------------------------------------------------
     def export(self) -> None:
