@@ -4,9 +4,9 @@
 
     uv run python -m tests.benchmarks.starter ENTRY --root DIR --data TEXT --licence TEXT --out resources/knowledge
 
-An entry of before the probe, or of before classes had names, is described again: its sources are loaded from below
-``--root`` as its own command says and split as they were then, so the classes are those that it was trained on. Nothing
-that was learnt changes, and its id stays.
+An entry of before the probe, or of before classes had names, is described and calibrated again (any entry with
+``--again``): its sources are loaded from below ``--root`` as its own command says and split as they were then, so the
+classes are those that it was trained on. Nothing that was learnt changes, and its id stays.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from workbench.services.preparing import prepare
 def described_again(
     entry: KnowledgeEntry, path: Path, root: Path, ctx: Context
 ) -> tuple[KnowledgeEntry, dict[str, np.ndarray]]:
-    """The entry with its sources' classes, mean features and places under the probe.
+    """The entry with its sources' classes, mean features and places under the probe, calibrated as a run would be.
 
     Raises:
         ValueError: what lies below ``root`` is not what it was trained on.
@@ -69,7 +69,8 @@ def described_again(
     places, under = keeping._probed(prepared, job.seed_for("probe"), job)
     arrays = {n: np.asarray(t.detach().numpy(), order="C") for n, t in (tensors | places).items()}
     sources = tuple(replace(s, class_names=t.class_names) for s, t in zip(entry.sources, prepared.sources, strict=True))
-    return replace(entry, sources=sources, provenance=entry.provenance | under), arrays
+    figures = keeping.calibration(prepared, request, knowledge.state, job.seed_for("calibration"), job)
+    return replace(entry, sources=sources, calibration=figures, provenance=entry.provenance | under), arrays
 
 
 def without_machine(entry: KnowledgeEntry, root: Path) -> KnowledgeEntry:
@@ -93,13 +94,19 @@ def main() -> None:
     parser.add_argument("--licence", default="")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--project", type=Path)
+    parser.add_argument("--again", action="store_true", help="describe and calibrate it again in any case")
     arguments = parser.parse_args()
     ctx = Context()
     jobs.load_runtime(ctx)
     library = Library(arguments.project)
     entry, path = library.find(arguments.entry)
     network = probe.probe()
-    if network is None or entry.provenance.get("probe") != network.digest or not entry.sources[0].class_names:
+    if (
+        arguments.again
+        or network is None
+        or entry.provenance.get("probe") != network.digest
+        or not entry.sources[0].class_names
+    ):
         entry, arrays = described_again(entry, path, arguments.root, ctx)
     else:
         arrays = library.load_tensors(path)
