@@ -123,6 +123,25 @@ def test_near_tasks_stand_beside_each_other():
     assert chained([]) == []
 
 
+def test_distances_on_the_map_keep_their_order_and_leave_room():
+    import torch
+
+    from workbench.services.atlas import _evened
+
+    upper = torch.tensor([0.01, 0.02, 3.0, 0.04, 5.0, 2.0], dtype=torch.float64)  # of four tasks, the last far off
+    distances = torch.zeros(4, 4, dtype=torch.float64)
+    at = torch.triu_indices(4, 4, 1)
+    distances[*at] = upper
+    distances = distances + distances.T
+    evened = _evened(distances)
+    assert torch.equal(evened, evened.T)
+    assert not evened.diagonal().any()
+    drawn = evened[*at]
+    assert drawn.argsort().tolist() == upper.argsort().tolist()
+    assert float(drawn[3] / drawn.max()) > 4 * float(upper[3] / upper.max())
+    assert torch.equal(_evened(distances[:2, :2]), distances[:2, :2])
+
+
 @pytest.fixture
 def samples():
     from workbench.services import jobs

@@ -16,7 +16,7 @@ from workbench.ui import theme
 from workbench.ui.rooms.knowledge import rows
 from workbench.ui.rooms.knowledge.entries_table import Column, EntriesTable
 from workbench.ui.rooms.knowledge.matrix import CELL_HIGH, CELL_WIDE, SimilarityMatrix
-from workbench.ui.rooms.knowledge.spread import spread, tied, towards
+from workbench.ui.rooms.knowledge.spread import evened, spread, tied, towards
 from workbench.ui.rooms.knowledge.task_map import TaskMap
 from workbench.ui.widgets.thumbs import Thumbs
 
@@ -76,8 +76,8 @@ def facts(**provenance) -> dict[str, tuple[str, str]]:
 
 def test_the_card_says_where_it_came_from():
     found = facts(ancestor_entry="aaaa1111", licence="CC0 1.0", data="the samples", episodes=1500, seconds=98.0)
-    assert found["Learned from"] == ("2 tasks, 18 classes", "greek, bengali")
-    assert found["Data"][0] == "252 images, fingerprint 0e41c9a0 and 1 more"
+    assert found["Learned from"] == ("2 tasks, 18 classes, 252 images", "greek, bengali")
+    assert found["Data"][0] == "fingerprint 0e41c9a0 and 1 more"
     assert found["Went on from"][0] == "Clothing and glyphs"
     assert found["Licence"] == ("CC0 1.0", "the samples")
     assert found["Trained for"][0] == "1,500 episodes in 2 min"
@@ -110,6 +110,8 @@ def test_no_accuracy_is_claimed_where_there_were_no_labels():
         "0.520 before, 0.610 after",
         "Difference 0.090 (0.070 to 0.110)",
     )
+    alike = held | {"difference": 0.0, "ci95": 0.0}
+    assert facts(aligned=aligned | {"held_out": alike})["On that domain"][1] == "Difference 0.000"
 
 
 # ---- places ----------------------------------------------------------------------------------------------------------
@@ -125,6 +127,20 @@ def test_tasks_lie_near_their_places_and_not_over_one_another():
     assert found[6] == pytest.approx((0, 0), abs=3)
     assert found[7] == pytest.approx((600, 300), abs=3)
     assert spread([], 10, 10, (1, 1)) == []
+
+
+def test_one_task_far_off_leaves_room_for_the_others():
+    places = [(1.0, 0.5), (0.0, 0.5), (0.02, 0.4), (0.01, 0.6), (0.01, 0.5)]
+    found = evened(places, 0.5)
+    assert found[0] == (1.0, pytest.approx(0.5))
+    assert found[2][0] > 0.3
+    assert found[3][0] == found[4][0], "equal ones stay equal"
+    for axis in (0, 1):
+        order = sorted(range(5), key=lambda i: (places[i][axis], i))
+        assert order == sorted(range(5), key=lambda i: (found[i][axis], i))
+    assert evened(places, 0.0) == places
+    assert evened([(0.3, 0.7)]) == [(pytest.approx(0.42), pytest.approx(0.58))]
+    assert evened([]) == []
 
 
 def test_those_at_the_edge_find_room_too():

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from workbench.core import paths
 from workbench.core.context import Context
@@ -36,6 +37,8 @@ _PICTURES = 60
 _KEPT = 512
 """Sources that each thread keeps as they were measured; one takes 65 KB at most."""
 _SAMPLES = "samples/"
+_FAR = 4.0
+"""Distance from which all are drawn alike."""
 
 
 class _Measured(threading.local):
@@ -108,7 +111,7 @@ def _laid_out(
 ) -> Atlas:
     tasks = [seen for _, seen in placed]
     distances = between([*tasks, *([] if taught is None else [taught])], ctx.check)
-    points = arrange(distances.sqrt()).tolist()  # so that one task far off leaves room for the others
+    points = arrange(_evened(distances)).tolist()
     n = len(tasks)
     likeness_of = [[likeness(d) for d in row[:n]] for row in distances.tolist()]
     order = chained(likeness_of[:n])
@@ -127,6 +130,22 @@ def _laid_out(
             tuple(similarity(taught, tasks[i]) for i in order),
         ),
     )
+
+
+def _evened(distances: Tensor) -> Tensor:
+    """Distances ``[n, n]`` on a scale of 0..1 whose order is theirs, so that what is far off leaves room for the rest.
+
+    The mean of the distance's own size, compressed, and of its rank among all: by sizes alone a few tasks of another
+    kind would squeeze the others into a corner, by ranks alone all gaps would look alike. Squared, as ``arrange`` asks.
+    """
+    n = len(distances)
+    if n < 3:
+        return distances
+    above = distances[*torch.triu_indices(n, n, 1)]
+    ranked = torch.searchsorted(above.sort().values, distances) / max(1, len(above) - 1)
+    sizes = distances.clamp_max(_FAR).pow(0.25) / _FAR**0.25
+    out: Tensor = ((ranked + sizes) / 2) ** 2
+    return out.fill_diagonal_(0.0)
 
 
 def chained(similar: Sequence[Sequence[float]]) -> list[int]:

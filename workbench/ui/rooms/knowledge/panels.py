@@ -86,7 +86,7 @@ class MapPanel(Panel):
             if busy
             else self.tr("No source of any entry can be compared: their pictures are not here.")
         )
-        words = self.tr("distance is how differently two tasks look to {name}")
+        words = self.tr("distance follows how differently two tasks look to {name}")
         name = self.tr("one network") if atlas.common else display(atlas.under)
         self.set_beside(words.format(name=name) if atlas.under else "")
         there = len(atlas.elsewhere)

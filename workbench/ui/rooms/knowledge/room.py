@@ -361,14 +361,17 @@ class KnowledgeRoom(Room):
 
     # ---- menus -----------------------------------------------------------------------------------
     def _more(self) -> None:
-        self._popup(self.card.more.mapToGlobal(QPoint(0, self.card.more.height() + 2)))
+        self._popup(self.card.more.mapToGlobal(QPoint(self.card.more.width(), -2)), above=True)
 
     def _context_menu(self, at: QPoint) -> None:
         if self.entry() is not None:
             self._popup(self.table.viewport().mapToGlobal(at))
 
-    def _popup(self, at: QPoint) -> QMenu:
+    def _popup(self, at: QPoint, *, above: bool = False) -> QMenu:
+        """The menu; ``above``: with its lower right corner there, so that it stays within the window."""
         menu = self.deeds.menu()
+        if above:
+            at -= QPoint(menu.sizeHint().width(), menu.sizeHint().height())
         menu.aboutToHide.connect(menu.deleteLater)
         menu.popup(at)
         return menu

@@ -164,22 +164,20 @@ def facts(entry: KnowledgeEntry, names: Names, find: Callable[[EntryId], Knowled
     backbone = names.backbones.get(entry.backbone, entry.backbone)
     kind = "grey" if entry.preprocess.channels == "grey" else "colour"
     algorithm = names.algorithms.get(entry.algorithm, entry.algorithm)
-    found = [
-        ["Learned from", learnt, listed],
-        ["Method", f"{algorithm}, {backbone}, {entry.preprocess.size} px, {kind}", ""],
-        ["Data", *_data(entry)],
-    ]
-    if entry.validation is not None:
-        kind = "classes" if entry.validation.kind == "classes" else "pictures of the same classes"
-        found.append(["Validated on", f"{kind} that were held out", ""])
-    found += _kept(p.get("kept"))
+    found = [["Learned from", f"{learnt}, {counted(sum(s.images for s in entry.sources), 'image')}", listed]]
     found += _aligned(p.get("aligned"))
+    found += _kept(p.get("kept"))
+    found.append(["Data", *_data(entry)])
     ancestor = p.get("ancestor_entry")
     if isinstance(ancestor, str) and ancestor:
         before = find(EntryId(ancestor))
         found.append(["Went on from", display(before.name) if before else "knowledge that is not here", ""])
     if isinstance(p.get("licence"), str) and p["licence"]:
         found.append(["Licence", p["licence"], str(p.get("data", ""))])
+    found.append(["Method", f"{algorithm}, {backbone.split(',')[0]}, {entry.preprocess.size} px, {kind}", backbone])
+    if entry.validation is not None:
+        kind = "classes" if entry.validation.kind == "classes" else "pictures of the same classes"
+        found.append(["Validated on", f"{kind} that were held out", ""])
     if isinstance(p.get("episodes"), int) and p["episodes"]:
         seconds = p.get("seconds")
         took = f" in {_time(seconds)}" if isinstance(seconds, int | float) else ""
@@ -193,9 +191,8 @@ def _data(entry: KnowledgeEntry) -> tuple[str, str]:
     whole = "\n".join(f"{display(s.name)}  {s.fingerprint[:16]}" for s in entry.sources if s.fingerprint)
     if not prints:
         return "no fingerprint", ""
-    images = counted(sum(s.images for s in entry.sources), "image")
     mark = prints[0][:8] if len(prints) == 1 else f"{prints[0][:8]} and {len(prints) - 1} more"
-    return f"{images}, fingerprint {mark}", whole
+    return f"fingerprint {mark}", whole
 
 
 def _kept(value: object) -> list[list[str]]:
@@ -242,7 +239,9 @@ def held_out_words(value: object) -> tuple[str, str]:
     if before is None or after is None or difference is None or ci is None:
         return "no accuracy claimed", ""
     words = f"{before:.3f} before, {after:.3f} after"
-    return words, f"Difference {_signed(difference)} ({_signed(difference - ci)} to {_signed(difference + ci)})"
+    # where every episode went alike there is nothing to measure an interval by
+    between = f" ({_signed(difference - ci)} to {_signed(difference + ci)})" if ci > 0 else ""
+    return words, f"Difference {_signed(difference)}{between}"
 
 
 def _number(value: object) -> float | None:

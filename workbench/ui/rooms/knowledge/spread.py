@@ -17,6 +17,25 @@ _TURN = 2.399963
 """Radians from one direction to the next, for those at the very same place."""
 
 
+def evened(places: Sequence[Point], share: float = 0.6) -> list[Point]:
+    """The same order from left to right and from top to bottom, with the gaps made more alike.
+
+    One task far from all others would leave most of a map empty.
+
+    Args:
+        places: in 0..1 by 0..1.
+        share: of the even gaps in the outcome, 0..1; equal coordinates stay equal.
+    """
+    columns = [_evened([p[axis] for p in places], share) for axis in (0, 1)]
+    return list(zip(*columns, strict=True))
+
+
+def _evened(values: Sequence[float], share: float) -> list[float]:
+    steps = sorted(set(values))
+    even = {v: i / max(1, len(steps) - 1) if len(steps) > 1 else 0.5 for i, v in enumerate(steps)}
+    return [(1 - share) * v + share * even[v] for v in values]
+
+
 def spread(places: Sequence[Point], width: float, height: float, cell: Point) -> list[Point]:
     """Points of a ``width`` by ``height`` area, each as near to its place as those round it allow.
 

@@ -27,7 +27,7 @@ from workbench.services.overview import Atlas, KnownTask
 from workbench.ui import theme
 from workbench.ui.rooms.knowledge.faces import draw_face, plain
 from workbench.ui.rooms.knowledge.rows import counted
-from workbench.ui.rooms.knowledge.spread import spread, tied, towards
+from workbench.ui.rooms.knowledge.spread import evened, spread, tied, towards
 from workbench.ui.widgets.thumbs import Thumbs
 
 _NODE, _CHOSEN = 32, 44
@@ -129,7 +129,7 @@ class TaskMap(QWidget):
         places = [(t.x, t.y) for t in tasks] + ([(taught.x, taught.y)] if taught else [])
         most = (area.width() * area.height() * 0.6 / max(1, len(places))) ** 0.5
         cell = (78.0, side + 36.0) if side == _NODE else (max(side + 14.0, min(most, 64.0)),) * 2
-        found = spread(places, area.width(), area.height(), cell)
+        found = spread(evened(places), area.width(), area.height(), cell)
         self._points = [QPointF(area.left() + x, area.top() + y) for x, y in found]
         self.update()
 
@@ -248,8 +248,9 @@ class TaskMap(QWidget):
             wide = metrics.horizontalAdvance(text) + 4
             below = QRectF(point.x() - wide / 2, point.y() + half + 3, wide, 18)
             above = QRectF(point.x() - wide / 2, point.y() - half - 21, wide, 18)
+            aside = [QRectF(x, point.y() - 9, wide, 18) for x in (point.x() + half + 5, point.x() - half - 5 - wide)]
             last = QRectF(above)
-            for box in (above, below, last) if i < 0 else (below, above):
+            for box in (above, below, *aside, last) if i < 0 else (below, above):
                 box.moveLeft(min(max(box.left(), inside.left()), inside.right() - wide))
                 free = inside.contains(box) and not any(box.intersects(other) for other in taken)
                 if free or (i < 0 and box is last):  # the taught task always has its name, on a plate if need be
