@@ -12,7 +12,7 @@ from workbench.core import paths
 from workbench.core.errors import WorkbenchError
 from workbench.core.teach import AddClass
 from workbench.core.values import ClassId, ScanResult
-from workbench.services import jobs
+from workbench.services import jobs, overview
 from workbench.services.requests import Catalogue
 from workbench.ui import session, theme
 from workbench.ui.actions import ROOMS, table
@@ -21,6 +21,7 @@ from workbench.ui.state import AppState
 from workbench.ui.widgets.dialogs import BugDialog, HelpDialog
 from workbench.ui.widgets.palette import Palette
 
+from .known import ATLAS, ENTRIES, NAMES, SHELF
 from .test_state import image, task
 
 BUILD_ROOMS = MainWindow.build_rooms
@@ -143,6 +144,25 @@ def test_devices_are_tested_when_asked_for(window, qtbot, monkeypatch):
     menu.actions()[0].trigger()
     assert window.state.device == "cpu"
     menu.close()
+
+
+def test_search_finds_knowledge_and_the_rail_counts_it(window, qtbot, monkeypatch):
+    monkeypatch.setattr(overview, "shelf", lambda project, ctx: SHELF)
+    monkeypatch.setattr(overview, "names", lambda entries, ctx: NAMES)
+    monkeypatch.setattr(overview, "atlas", lambda request, project, ctx: ATLAS)
+    monkeypatch.setattr(overview, "verify", lambda folder, sha, ctx: "")
+    window.state.set_entries(ENTRIES)
+    assert window.rail.items["knowledge"].badge() == len(ENTRIES)
+    QTest.keyClick(window, Qt.Key.Key_K, Qt.KeyboardModifier.ControlModifier)
+    palette = window.findChild(Palette)
+    qtbot.keyClicks(palette.field, "head ad")
+    assert [(hit.text, hit.kind) for hit in palette.shown()] == [("Head adapter", "knowledge")]
+    QTest.keyClick(palette.field, Qt.Key.Key_Return)
+    assert window.state.room == "knowledge"
+    room = window.rooms["knowledge"]
+    qtbot.waitUntil(lambda: room.card.name.text() == "Head adapter" and bool(room.atlas.tasks))
+    lanes = window.state.lanes
+    qtbot.waitUntil(lambda: not room._later.isActive() and not any(lanes.busy(n) for n in ("files", "loading")))
 
 
 def test_search_finds_actions_and_classes(window, qtbot):

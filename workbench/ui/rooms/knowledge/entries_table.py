@@ -360,6 +360,8 @@ class EntriesTable(QTableView):
         for column, size in fixed.items():
             self.setColumnWidth(column, size)
         self.setColumnWidth(Column.NAME, max(120, width - sum(fixed.values())))
+        if self.currentIndex().isValid():
+            self.scrollTo(self.currentIndex())
 
     # ---- hand and keys ---------------------------------------------------------------------------
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
