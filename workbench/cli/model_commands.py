@@ -24,6 +24,7 @@ def adapt(arguments: argparse.Namespace, ctx: Context) -> int:
             str(arguments.out),
             arguments.seed,
             unlabelled=tuple(arguments.unlabelled),
+            by=arguments.by,
         ),
         arguments.project,
         ctx,

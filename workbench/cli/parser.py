@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, get_args
 
-from workbench.cli import alignment, continuing
+from workbench.cli import adapting, alignment, continuing
 from workbench.cli.knowledge_parser import add_parts
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
@@ -209,17 +209,7 @@ def build() -> argparse.ArgumentParser:
     _episodes(compare)
 
     adapt = add("adapt", "adapt knowledge to a folder of class folders and write a model")
-    adapt.add_argument("entry", metavar="ENTRY|auto")
-    adapt.add_argument("support", metavar="SUPPORT_FOLDER")
-    adapt.add_argument("--out", type=Path, required=True, metavar="MODEL")
-    adapt.add_argument("--seed", type=whole, default=0)
-    adapt.add_argument(
-        "--unlabelled",
-        nargs="+",
-        default=[],
-        metavar="IMAGE|FOLDER",
-        help="the pictures that are to be predicted; a transductive method looks at all of them together",
-    )
+    adapting.add_options(adapt, whole)
     predict = add("predict", "predict pictures or folders with a model")
     predict.add_argument("model", metavar="MODEL")
     predict.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")

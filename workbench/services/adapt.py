@@ -15,6 +15,7 @@ from workbench.data.scan import scan
 from workbench.project.library import Library
 from workbench.services import knowledge as known
 from workbench.services import models
+from workbench.services.mixtures import parts
 from workbench.services.predict import gather
 from workbench.services.requests import AdaptRequest
 from workbench.services.survey import knowledge_of
@@ -34,7 +35,15 @@ def adapt(request: AdaptRequest, project: Path, ctx: Context) -> dict[str, Any]:
     """
     begun = time.monotonic()
     choice, named = request.choice, None
-    if choice not in {"auto", "none"}:
+    if request.by != "all" and choice != "auto":
+        raise WorkbenchError(
+            "Nothing was adapted",
+            f"how to choose ({request.by}) was asked for, and what to use ({choice}) as well",
+            "Leave one of them out: give auto in place of the entry, or no --by",
+        )
+    if choice == "auto" and request.by != "all":
+        choice = request.by
+    elif choice not in {"auto", "none"}:
         named = Library(project).find(choice)
         choice = named[0].id
     name = models.name_of(Path(request.out))
@@ -80,6 +89,7 @@ def _adapt(
     path = models.write(taught, classes, estimate, name, seed, out, ctx)
     models.remember_pictures(project, path, tuple(i for c in classes for i in c.images) + queries)
     chosen = next(c for c in taught.candidates if c.chosen)
+    mixed = parts(taught.seen.knowledge.entry)
     knowledge, used = taught.seen.knowledge, 0 if taught.seen.unlabelled is None else len(taught.seen.unlabelled)
     return {
         "model": str(path),
@@ -90,7 +100,8 @@ def _adapt(
             "strategy": taught.strategy,
             "runner_up": taught.runner_up,
             "images": taught.images,
-            "weights": [
+            "weights": [p | {"loss": None} for p in mixed]
+            or [
                 {"entry": c.entry, "name": c.title, "weight": c.weight, "similarity": c.similarity, "loss": c.loss}
                 for c in taught.candidates
             ],

@@ -133,7 +133,8 @@ class Exported:
 class AdaptRequest:
     """Adapt knowledge to a folder of class folders and write the model to ``out``.
 
-    ``unlabelled`` names files and folders of pictures that a transductive method may adapt with, together.
+    ``unlabelled`` names files and folders of pictures that a transductive method may adapt with, together; ``by`` says
+    how an automatic choice is made: ``all`` or one of ``teach.WAYS``.
     """
 
     choice: str
@@ -142,6 +143,7 @@ class AdaptRequest:
     seed: int = 0
     device: str = "cpu"
     unlabelled: tuple[str, ...] = ()
+    by: str = "all"
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class Survey(NamedTuple):
     unseen: tuple[Option, ...] = ()
 
 
-class _UnfitError(Exception):
+class UnfitError(Exception):
     """An entry cannot adapt to such a task, for example a fixed head to another number of classes."""
 
     def __init__(self, error: WorkbenchError) -> None:
@@ -202,8 +202,8 @@ def survey(
         ctx.check()
         try:
             used = unlabelled if knowledge.transductive and choice in {"auto", knowledge.id} else ()
-            seen = _look(knowledge, classes, used, cache, ctx)
-        except _UnfitError as unfit:
+            seen = look(knowledge, classes, used, cache, ctx)
+        except UnfitError as unfit:
             if choice == knowledge.id:
                 raise unfit.error from None
             problems.append(Problem(knowledge.name, unfit.error.why, "ignored"))
@@ -215,7 +215,7 @@ def survey(
     found = [
         s
         if s.gradient_based and id(s) not in tried and choice != s.knowledge.id
-        else _tried(s, classes, unlabelled, ctx)
+        else try_on(s, classes, unlabelled, ctx)
         for s in looked
     ]
     found = [_expected(s, classes, past) for s in found]
@@ -265,8 +265,8 @@ def _short_list(
         if not found:
             ctx.check()
             try:
-                found = _look(known.load(entry, path, library), few, (), cache, ctx).similarities
-            except (WorkbenchError, _UnfitError):
+                found = look(known.load(entry, path, library), few, (), cache, ctx).similarities
+            except (WorkbenchError, UnfitError):
                 found = ()  # whether it can be used is found out if it is wanted
         options[entry.id] = Option(entry.id, entry.name, found, None, gain=past.gains.get(entry.id, 0.0))
     first = {choice, past.default}
@@ -351,13 +351,14 @@ def _bytes(seen: Seen) -> int:
     return sum(t.nbytes for t in tensors if t is not None)
 
 
-def _look(
+def look(
     knowledge: Knowledge,
     classes: tuple[TaskClass, ...],
     used: tuple[ImageRef, ...],
     cache: FeatureCache,
     ctx: Context,
 ) -> Seen:
+    """What knowledge sees in the examples; ``UnfitError`` where it cannot adapt to such a task."""
     key = key_of(knowledge, classes, used, "looked")
     before = recall(key, knowledge)
     if before is not None:
@@ -367,7 +368,7 @@ def _look(
     try:
         embedding = known.embedding_of(knowledge, support, ctx)
     except WorkbenchError as error:
-        raise _UnfitError(error) from error
+        raise UnfitError(error) from error
     task = represent(embedding)
     likeness = tuple((name, similarity(task, source)) for name, source in knowledge.sources)
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
@@ -376,7 +377,8 @@ def _look(
     return remember(key, Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled))
 
 
-def _tried(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRef, ...], ctx: Context) -> Seen:
+def try_on(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRef, ...], ctx: Context) -> Seen:
+    """The same with its answers to left-out examples."""
     key = key_of(seen.knowledge, classes, () if seen.unlabelled is None else unlabelled, "tried")
     before = recall(key, seen.knowledge)
     if before is not None:

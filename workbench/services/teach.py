@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from workbench.core.values import Candidate, Estimate, ImageRef, Prediction, Problem, TaskClass
 
+WAYS = ("similarity", "optimiser", "recipes")
+"""Choices that say how, and not what: a mixture of networks, one of step sizes too, or no mixture."""
+
 
 @dataclass(frozen=True, slots=True)
 class TeachRequest:
@@ -18,7 +21,7 @@ class TeachRequest:
         number: counts the edits; a result is applied only if it is still current.
         classes: with their examples (``TeachTask.support()``).
         queries: pictures to predict.
-        choice: ``auto``, ``none`` or an entry's id.
+        choice: ``auto``, ``none``, an entry's id or one of ``WAYS``.
         seed: of stochastic methods.
         device: key.
     """
@@ -89,7 +92,7 @@ def used_together(request: TeachRequest) -> tuple[ImageRef, ...]:
 
     Answers that depend on what else was asked are a person's decision, so the automatic choice never makes it.
     """
-    return () if request.choice in {"auto", "none"} else request.queries
+    return () if request.choice in {"auto", "none", *WAYS} else request.queries
 
 
 def method_words(

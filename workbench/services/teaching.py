@@ -32,9 +32,10 @@ from workbench.services import remembering
 from workbench.services.answers import network, predict
 from workbench.services.experience import experience
 from workbench.services.judging import influences, lost_by_choosing, together
+from workbench.services.mixtures import STRATEGIES, with_mixtures
 from workbench.services.pictures import caution
 from workbench.services.survey import Seen, Survey, check_classes, common_examples, survey
-from workbench.services.teach import MapPoint, TeachRequest, TeachResult, method_words, used_together
+from workbench.services.teach import WAYS, MapPoint, TeachRequest, TeachResult, method_words, used_together
 from workbench.services.trying import cast, with_recipes
 from workbench.transfer.map import place
 from workbench.transfer.rank import choose, shots_of, untried
@@ -113,7 +114,7 @@ def adapt_to(
     Args:
         classes: with their examples.
         project: whose knowledge is looked through.
-        choice: ``auto``, ``none`` or an entry's id.
+        choice: ``auto``, ``none``, an entry's id, or how to choose: ``teach.WAYS``.
         cache: of features.
         ctx: of the job.
         every_step: keep the networks of the slider's positions too, not only the last.
@@ -126,9 +127,11 @@ def adapt_to(
     """
     check_classes(classes)
     past = experience(project, classes, cache, ctx, named)
-    found = survey(classes, project, choice, cache, ctx, named, unlabelled, past)
-    if choice == "auto":
+    found = survey(classes, project, "auto" if choice in WAYS else choice, cache, ctx, named, unlabelled, past)
+    if choice in {"auto", "recipes"}:
         found = with_recipes(found, classes, cache, ctx)
+    if choice == "auto" or choice in STRATEGIES:
+        found = with_mixtures(found, classes, project, choice, cache, ctx)
     if _last.asked is not None and _last.taught is not None:
         before, steps, had = _last.asked
         # the survey hands out the very same looks as long as nothing changed
@@ -142,6 +145,7 @@ def adapt_to(
 
 def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_step: bool, ctx: Context) -> Taught:
     seen = found.seen
+    choice = "auto" if choice == "recipes" else choice
     counts = [len(c.images) for c in classes]
     alone = min(counts) < 2
     examples = () if alone else common_examples(seen)
@@ -160,6 +164,8 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     lost = None if asked_for or judged < 2 else lost_by_choosing(seen, found_choice.chosen, examples, again)
     if best.entry_id is None:
         strategy = "no transfer"
+    elif best.entry_id in STRATEGIES:
+        strategy = STRATEGIES[best.entry_id]
     elif asked_for:
         strategy = "asked for"
     else:

@@ -1,0 +1,165 @@
+"""Mixtures of a family: chosen, tried beside the others, written and opened again; and refused where there is none."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.services.conftest import quick
+from tests.services.material import folder, request, task
+from tests.services.test_teaching import ask, id_of, only, pictures_of
+from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
+from workbench.learn import functional
+from workbench.project.library import Library
+from workbench.services import exporting, jobs, knowledge, mixtures, models, predict, teaching
+from workbench.services.requests import AdaptRequest, ApplyRequest, ExportRequest
+from workbench.transfer import mixing
+
+CTX = Context()
+META_SGD = {"algorithm": "meta-sgd", "params": {"inner_steps": 1, "test_steps": 1, "tasks": 1}}
+KEYS = {"entry", "name", "weight", "similarity", "loss"}
+
+
+@pytest.fixture(scope="module")
+def family(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``first``, two ProtoNets that were trained from it, and two Meta-SGDs of a family of their own."""
+    project = tmp_path_factory.mktemp("family")
+    source = task(pictures / "source")
+    other = task(folder(project / "other", range(40, 46), 6))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_HOME", str(project / "home"))
+        patch.setenv("WORKBENCH_THREADS", "1")
+        jobs.load_runtime(CTX)
+        quick(patch)
+        for name, at, changes in (
+            ("first", source, {}),
+            ("left", source, {"start": "first", "seed": 1}),
+            ("right", other, {"start": "first", "seed": 2}),
+            ("steps", source, META_SGD),
+            ("other steps", other, META_SGD | {"start": "steps", "seed": 3}),
+        ):
+            jobs.train(request(at, name=name, **changes), project, CTX)
+    return project
+
+
+@pytest.fixture
+def related(family: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(family, tmp_path / "project", ignore=shutil.ignore_patterns("home", "runs", "other")))
+
+
+def taught(project, classes, choice="auto"):
+    return teaching.adapt_to(classes, project, choice, knowledge.feature_cache(), CTX, every_step=False)
+
+
+def alike(monkeypatch, project, **values):
+    """Let the survey find these similarities, by the entries' names."""
+    found = {id_of(project, name.replace("_", " ")): value for name, value in values.items()}
+    monkeypatch.setattr(mixtures, "similarities", lambda _: found)
+
+
+def test_the_mixture_is_the_weighted_mean_of_the_family(related, classes, monkeypatch) -> None:
+    alike(monkeypatch, related, left=0.4, right=0.3)
+    found = taught(related, classes, "similarity")
+    mixed = mixtures.parts(found.seen.knowledge.entry)
+    assert [p["name"] for p in mixed] == ["left", "right", "first"]
+    raised = torch.softmax(torch.tensor([4.0, 3.0, 1.0], dtype=torch.float64), 0)
+    assert [p["weight"] for p in mixed] == pytest.approx(raised.tolist())
+    assert found.seen.knowledge.name == "Mix of left and right"
+    assert found.strategy == "mixture by similarity"
+    library = Library(related)
+    states = [knowledge.load(*library.find(p["name"]), library).state for p in mixed]
+    trunks = [functional.under(state.learned)["0.conv.weight"] for state in states]
+    mean = sum(w * t.double() for w, t in zip(raised, trunks, strict=True))
+    got = found.seen.knowledge.state.learned["trunk.0.conv.weight"]
+    torch.testing.assert_close(got.double(), mean, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(got, trunks[0])
+
+
+def test_where_nothing_resembles_the_task_it_is_the_ancestor(related, classes, monkeypatch) -> None:
+    alike(monkeypatch, related, left=0.05, right=0.0)
+    found = taught(related, classes, "similarity")
+    assert [(p["name"], p["weight"]) for p in mixtures.parts(found.seen.knowledge.entry)] == [("first", 1.0)]
+    library = Library(related)
+    first = knowledge.load(*library.find("first"), library).state.learned
+    assert all(torch.equal(t, first[n]) for n, t in found.seen.knowledge.state.learned.items())
+    assert mixing.NULL not in {c.entry for c in taught(related, classes).candidates}
+
+
+def test_step_sizes_are_mixed_with_the_same_weights(related, classes, monkeypatch) -> None:
+    alike(monkeypatch, related, other_steps=0.3, left=0.9)
+    found = taught(related, classes, "optimiser")
+    k = found.seen.knowledge
+    assert k.algorithm.info.key == "meta-sgd"
+    assert found.strategy == "mixture of step sizes by similarity"
+    mixed = mixtures.parts(k.entry)
+    assert [p["name"] for p in mixed] == ["other steps", "steps"]
+    library = Library(related)
+    name = next(n for n in k.state.learned if n.startswith("alpha."))
+    for n in (name, "trunk.0.conv.weight"):
+        parts = [knowledge.load(*library.find(p["name"]), library).state.learned[n].double() for p in mixed]
+        mean = sum(p["weight"] * t for p, t in zip(mixed, parts, strict=True))
+        torch.testing.assert_close(k.state.learned[n].double(), mean, rtol=1e-5, atol=1e-7)
+
+
+def test_a_mixture_is_one_more_candidate_under_the_gate(related, classes, monkeypatch) -> None:
+    alike(monkeypatch, related, left=0.4, right=0.3, other_steps=0.3)
+    found = taught(related, classes)
+    assert {"similarity", "optimiser"} <= {c.entry for c in found.candidates}
+    assert "similarity" not in {c.entry for c in taught(related, classes, "recipes").candidates}
+    again = taught(related, classes)
+    assert taught(related, classes) is again, "asked again, nothing is mixed or adapted anew"
+    few = tuple(replace(c, images=c.images[:1]) for c in classes)
+    assert not {"similarity", "optimiser"} & {c.entry for c in taught(related, few).candidates}
+    assert taught(related, few, "similarity").seen.knowledge.id == "similarity"
+
+
+@pytest.mark.parametrize("way", ["similarity", "optimiser"])
+def test_what_is_written_opens_again_and_answers_alike(related, classes, queries, pictures, tmp_path, way) -> None:
+    out = tmp_path / "model"
+    made = jobs.adapt(AdaptRequest("auto", str(pictures / "teach"), str(out), by=way), related, CTX)
+    chosen = made["chosen"]
+    assert chosen["entry"] == way
+    assert all(set(w) == KEYS for w in chosen["weights"])
+    assert sum(w["weight"] for w in chosen["weights"]) == pytest.approx(1)
+    assert {w["entry"] for w in chosen["weights"]} <= {e.id for e in Library(related).entries()}
+    asked = pictures_of(queries)
+    shown = ask(task(pictures / "teach").classes, related, asked, way)
+    opened = models.open_model(out)
+    assert opened.manifest.strategy == chosen["strategy"]
+    applied = predict.apply(ApplyRequest(str(out), (str(pictures / "query"),)), related, CTX)
+    there = {p.image.sha256: p.probabilities for p in applied.predictions}
+    for p in shown.steps[-1]:
+        assert p.probabilities == pytest.approx(there[p.image.sha256], abs=1e-4)
+    assert exporting.export(ExportRequest(str(out), "onnx", str(tmp_path / "onnx")), related, CTX).verified
+
+
+def test_what_cannot_be_mixed_is_refused_in_a_sentence(related, classes, pictures, tmp_path, monkeypatch) -> None:
+    asked = AdaptRequest(id_of(related, "left"), str(pictures / "teach"), str(tmp_path / "m"), by="similarity")
+    with pytest.raises(WorkbenchError, match="as well"):
+        jobs.adapt(asked, related, CTX)
+    family = only(related, "first", "left", "right")
+    with pytest.raises(WorkbenchError, match="learnt step sizes"):
+        ask(classes, family, choice="optimiser")
+    alike(monkeypatch, related, left=0.4, right=0.3)
+    stranger(family)
+    with pytest.raises(WorkbenchError, match="numbered differently"):
+        ask(classes, family, choice="similarity")
+    assert not {"similarity", "optimiser"} & {c.entry for c in ask(classes, family).candidates}
+    with pytest.raises(WorkbenchError, match="only such a family can be mixed"):
+        ask(classes, only(related, "first"), choice="similarity")
+
+
+def stranger(project: Path) -> None:
+    """Let ``left`` and ``right`` come from another network than the one that they name."""
+    library = Library(project)
+    for name in ("left", "right"):
+        entry, path = library.find(name)
+        tensors = library.load_tensors(path)
+        shutil.rmtree(path)
+        library.save(replace(entry, provenance=entry.provenance | {"ancestor": "0" * 64}), tensors)
