@@ -11,9 +11,7 @@ def test_waiting_costs_nothing_and_computing_does():
     begun, read = Computing.monotonic(), Computing.perf_counter()
     time.sleep(0.2)
     waited = Computing.monotonic() - begun
-    wall = time.monotonic()
     while time.process_time() - read < 0.2:
         pass
     assert waited < 0.1
-    assert 0.2 <= Computing.perf_counter() - read
-    assert time.monotonic() - wall > 0
+    assert Computing.perf_counter() - read >= 0.2
