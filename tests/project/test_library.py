@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,3 +269,49 @@ def test_starter_knowledge_is_found_through_the_resources(
     fresh = Library()
     fresh.save(entry("5ta4"), TENSORS, tmp_path / "shipped" / "knowledge")
     assert [e.id for e in fresh.entries()] == ["5ta4"]
+
+
+KEPT = {"how": "l2", "entry": "a", "name": "A", "sources": []}
+
+
+@pytest.mark.parametrize(
+    ("told", "part"),
+    [
+        ({"kept": "x"}, "kept"),
+        ({"kept": None}, "kept"),
+        ({"kept": {"how": "l2"}}, "entry"),
+        ({"kept": KEPT | {"how": "magic"}}, "how"),
+        ({"kept": KEPT | {"sources": [{"name": 1}]}}, "sources"),
+        ({"kept": KEPT | {"backward": {"mean": "far"}}}, "backward"),
+        ({"kept": KEPT | {"more": 1}}, "more"),
+        ({"aligned": ["x"]}, "aligned"),
+        ({"aligned": {"method": "adabn", "target": "night", "pictures": 3}}, "target"),
+        ({"mixed": [{"entry": "a"}]}, "mixed"),
+        ({"earlier": [1]}, "earlier"),
+        ({"ancestor_entry": 7}, "ancestor_entry"),
+        ({"seed": "x"}, "seed"),
+    ],
+)
+def test_a_card_that_tells_what_cannot_be_is_refused(told: dict[str, Any], part: str) -> None:
+    with pytest.raises(StorageError, match=part):
+        read_card(write_card(entry(provenance=told)), "it")
+
+
+def test_a_card_may_tell_more_than_is_read() -> None:
+    source = {"name": "a", "path": "a", "classes": 1, "images": 1, "fingerprint": "f", "class_names": ["x"]}
+    told = {"kept": KEPT | {"sources": [source], "before": {"gr\u00fcn \udcff": 0.5}}, "weather": {"x": [1]}, "seed": 3}
+    assert read_card(write_card(entry(provenance=told)), "it").provenance == told
+
+
+def test_only_what_lies_in_the_library_is_put_away(library: Library, tmp_path: Path) -> None:
+    library.save(entry(), TENSORS)
+    elsewhere = library.save(entry("0000beef"), TENSORS, tmp_path / "elsewhere")
+    shipped = library.save(entry("0000cafe"), TENSORS, library.folders[-1])
+    with pytest.raises(WorkbenchError, match="lies in no library"):
+        library.retire(*library.find(str(elsewhere)))
+    library.retire(*library.find("0123abcd"), why="too old")
+    library.retire(*library.find("0000cafe"))
+    assert {e.id for e in library.retired()} == {"0123abcd", "0000cafe"}
+    marks = {p.parent.parent: p.stem for folder in library.folders for p in folder.glob(".retired/*.json")}
+    assert marks == {library.folders[0]: "0123abcd", library.folders[1]: "0000cafe"}, "what is shipped is not ours"
+    assert shipped.is_dir()

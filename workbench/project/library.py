@@ -13,6 +13,7 @@ import difflib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ import msgspec
 from workbench.core import paths, storage
 from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.values import EntryId, KnowledgeEntry, Preprocess, Problem, SourceInfo, Validation
-from workbench.project import retiring, sealed
+from workbench.project import provenance, retiring, sealed
+from workbench.project.provenance import SourceRow
 from workbench.project.records import raw, text
 
 if TYPE_CHECKING:
@@ -47,15 +49,6 @@ class _PreprocessRow(msgspec.Struct, forbid_unknown_fields=True):
     std: tuple[float, ...]
 
 
-class _SourceRow(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    path: str
-    classes: int
-    images: int
-    fingerprint: str
-    class_names: tuple[str, ...] = ()
-
-
 class _ValidationRow(msgspec.Struct, forbid_unknown_fields=True):
     kind: str
     accuracy: float
@@ -72,7 +65,7 @@ class _EntryRow(msgspec.Struct, forbid_unknown_fields=True):
     preprocess: _PreprocessRow
     ways: tuple[int, int]
     shots: tuple[int, int]
-    sources: tuple[_SourceRow, ...]
+    sources: tuple[SourceRow, ...]
     validation: _ValidationRow | None
     weights_sha256: str
     created: str
@@ -99,13 +92,14 @@ def write_card(entry: KnowledgeEntry) -> bytes:
 
 
 def read_card(data: bytes, where: str) -> KnowledgeEntry:
-    """The entry that ``write_card`` wrote; unknown fields are refused.
+    """The entry that ``write_card`` wrote; unknown fields are refused, and a provenance that cannot be what it tells.
 
     Raises:
         StorageError: damaged, of a newer version, or not an entry.
     """
     row = sealed.unseal(data, KIND, VERSION, _EntryRow, where)
     try:
+        provenance.check(row.provenance)
         entry = KnowledgeEntry(
             id=EntryId(row.id),
             name=raw(row.name),
@@ -142,7 +136,7 @@ def _each_text(value: Any, turn: Any) -> Any:
         case str():
             return turn(value)
         case dict():
-            return {k: _each_text(v, turn) for k, v in value.items()}
+            return {turn(k): _each_text(v, turn) for k, v in value.items()}
         case list() | tuple():
             return [_each_text(v, turn) for v in value]
         case _:
@@ -288,6 +282,25 @@ class Library:
         except SafetensorError as error:
             why = f"it is not a safetensors file ({error})"
             raise StorageError(f"{file} was not opened", why, "Import the entry again") from error
+
+    def retire(self, entry: KnowledgeEntry, path: Path, why: str = "") -> None:
+        """Put an entry away; a second time changes nothing.
+
+        Args:
+            entry: as ``find`` gave it.
+            path: likewise. What is shipped may lie where nobody may write, so its mark lies in the person's library.
+            why: in the person's words.
+
+        Raises:
+            WorkbenchError: it lies in no folder of the library, or the mark could not be written.
+        """
+        *_, own, shipped = self.folders
+        if path.parent not in self.folders:
+            raise WorkbenchError(
+                "The knowledge was not retired", f"{paths.display(str(path))} lies in no library", "Import it first"
+            )
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        retiring.retire(own if path.parent == shipped else path.parent, entry.id, when, why)
 
     def _look(self) -> list[tuple[KnowledgeEntry, Path]]:
         found: list[tuple[KnowledgeEntry, Path]] = []
