@@ -7,16 +7,22 @@ without the target's entry; fine-tunes on the first 60 of them; and does the sam
 photos and surfaces. It keeps a result for each size and number of shots. What was done already is not done again.
 ``--table`` prints the table of what there is and puts it into the README.
 
-The arms: a random entry; the *default*, which is the recipe (entry, layer, head) with the best mean on the other
-domains; all entries' answers averaged; the entry of the most similar domain; the most similar averaged; the recipe with
-the least left-out log-loss; the largest LogME; "choose for me", which combines similarity and left-out loss and leaves
-the default only for a gain beyond chance; and the oracle, the recipe that does best on this very domain, judged on
-other episodes. What arms have to be told is chosen where other domains are the targets. Where nothing can be gained
-(similarities dealt out at random, a library of copies, the target's own entry as the default) "choose for me" must gain
-about nothing, and with permuted labels every arm must guess.
+The arms: "choose for me" as shipped, which is the product's own rule with its own settings and its own default; the
+same rule with settings and default chosen on the other domains; a random entry; the *default*, which is the recipe
+(entry, layer, head) that does best on the other domains, their ease taken off; all entries' answers averaged; the entry
+of the most similar domain; the most similar averaged; the recipe with the least left-out log-loss; the largest LogME;
+the oracle, the recipe that does best on this very domain, judged on other episodes; and what the product starts from.
+What arms have to be told is chosen where other domains are the targets.
 
-The cell that decides, named before anything was measured: 5-way 5-shot, unseen domain, at 28 pixels, where the library
-spans drawings, surfaces and photos.
+Placebos: with similarities and losses dealt out at random "choose for me" leaves its start for anything, and must gain
+no more than what is taken blindly; with a library of noisy copies it must gain about nothing, as with the target's own
+entry as its start; with permuted labels every arm must guess.
+
+The cell that decides, named before anything was measured: "choose for me" as shipped minus the default, 5-way 5-shot,
+unseen domain, at 28 pixels, where the library spans drawings, surfaces and photos.
+
+The library is the benchmark's own project, asked for by the names of its entries. Shipped starter knowledge, some of
+which was trained on what are targets here, is never among them.
 
 ``FOLDER`` holds ``omniglot28/``, ``clothing10/`` and ``signdigits10/``. With ``--scale short`` all of it is tried with
 little training and few episodes; the figures then mean nothing, and no result is kept.
@@ -29,7 +35,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,9 +51,9 @@ from tests.benchmarks import transfer_domains as domains
 from tests.benchmarks import transfer_episodes as episodes
 from tests.benchmarks import transfer_table as table
 from tests.benchmarks.computing import Computing
-from tests.benchmarks.transfer_domains import ANCESTOR, BACKGROUND, DOMAINS, SCALES, Scale
+from tests.benchmarks.transfer_domains import ANCESTOR, BACKGROUND, DOMAINS, SCALES, Entry, Scale
 from tests.benchmarks.transfer_episodes import Measured
-from tests.benchmarks.transfer_tuning import tune
+from tests.benchmarks.transfer_tuning import PARTS, STEPS, tune
 from workbench.core import storage
 from workbench.core.paths import samples
 from workbench.learn import engine, evaluate, validation
@@ -85,12 +91,13 @@ def do(part: str, scale: Scale, data: Path, root: Path) -> None:
         domains.train(name, int(size), scale, data, root / "domains", project)
         return
     torch.set_num_threads(1)
-    wanted = {k: _file(root, what, int(size), name, k) for k in scale.shots}
+    library = domains.entries(scale, int(size), project)
+    mark = _mark(scale, library)
+    wanted = {k: _file(root, what, int(size), name, k, mark) for k in scale.shots}
     if what == "tune":
         wanted = {k: f for k, f in wanted.items() if k in scale.tuned_at[int(size)]}
     if all(f.exists() for f in wanted.values()):
         return
-    library = domains.entries(scale, int(size), project)
     p = library[ANCESTOR].preprocess
     target = domains.read(folders[name], p)
     if what == "measure":
@@ -101,7 +108,7 @@ def do(part: str, scale: Scale, data: Path, root: Path) -> None:
             continue
         rows = episodes.drawn(target.members, shots, scale.apart + scale.episodes, SEED + shots)
         if what == "measure":
-            m = episodes.measure(target, library, seen, int(size), rows, shots, scale.tuned, scale.apart)
+            m = episodes.measure(target, library, seen, int(size), rows, shots, scale.tuned, scale.apart, name)
             storage.save(file, episodes.to_bytes(m), keep_previous=False)
             continue
         everything = measured(scale, root, int(size), shots)
@@ -113,21 +120,29 @@ def do(part: str, scale: Scale, data: Path, root: Path) -> None:
         storage.save(file, save_arrays(flat), keep_previous=False)
 
 
-def _file(root: Path, what: str, size: int, name: str, shots: int) -> Path:
-    return root / what / f"{size}-{name}-{shots}.safetensors"
+def _file(root: Path, what: str, size: int, name: str, shots: int, mark: str) -> Path:
+    return root / what / f"{size}-{name}-{shots}-{mark}.safetensors"
+
+
+def _mark(scale: Scale, library: Mapping[str, Entry]) -> str:
+    """What measurements depend on besides the target and its shots: the networks, and what is asked of them."""
+    counts = scale.apart, scale.episodes, scale.tuned
+    return domains.mark(library, counts, episodes.HEADS, episodes.QUERIES, episodes.LEAST, STEPS, PARTS)
 
 
 def measured(scale: Scale, root: Path, size: int, shots: int) -> dict[str, Measured]:
-    """What is known of every target of a size."""
+    """What is known of every target of a size, about the networks that are there."""
+    mark = _mark(scale, domains.entries(scale, size, root / "project"))
     names = scale.domains[size]
-    return {d: episodes.from_bytes(storage.load(_file(root, "measure", size, d, shots))) for d in names}
+    return {d: episodes.from_bytes(storage.load(_file(root, "measure", size, d, shots, mark))) for d in names}
 
 
 def tuned(scale: Scale, root: Path, size: int, shots: int) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """What the fine-tuned arms gave, by target, arm and what."""
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    mark = _mark(scale, domains.entries(scale, size, root / "project"))
     for d in scale.domains[size]:
-        for name, array in load_arrays(storage.load(_file(root, "tune", size, d, shots))).items():
+        for name, array in load_arrays(storage.load(_file(root, "tune", size, d, shots, mark))).items():
             arm, _, what = name.partition("/")
             found.setdefault(d, {}).setdefault(arm, {})[what] = array
     return found

@@ -7,10 +7,12 @@ trained by its own command; ``provenance["ancestor"]`` of each descendant says t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import math
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -247,11 +249,19 @@ class Entry:
         name: of its domain, or ``ancestor``.
         trunk: its tensors and where they come from.
         preprocess: how pictures become inputs.
+        scale: of its own head, before squared distances, over the temperature of its card.
+        sources: that it was trained on.
+        classes: of all of them.
+        validation: accuracy; NaN for none.
     """
 
     name: str
     trunk: Trunk
     preprocess: Preprocess
+    scale: float = 1.0
+    sources: int = 1
+    classes: int = 5
+    validation: float = math.nan
 
 
 def entries(scale: Scale, size: int, project: Path) -> dict[str, Entry]:
@@ -259,14 +269,34 @@ def entries(scale: Scale, size: int, project: Path) -> dict[str, Entry]:
 
     Raises:
         WorkbenchError: one is missing or damaged.
+        SystemExit: one is not the benchmark's own.
     """
     library, found = Library(project), {}
     for name in (ANCESTOR, *scale.entries(size)):
         card, path = library.find(f"{name}-{size}")
+        if not path.is_relative_to(project):
+            # what is shipped, or lies in the person's library, may have been trained on what is a target here
+            raise SystemExit(f"{name}-{size} lies in {path}, not in the benchmark's project")
         knowledge = known.load(card, path, library)
         tensors = trunk_of(network(size), knowledge.state, name, card.provenance.get("ancestor", ""))
-        found[name] = Entry(name, tensors, card.preprocess)
+        scale = float(knowledge.state.learned["scale"].exp()) / knowledge.figures["temperature"]
+        classes = sum(s.classes for s in card.sources)
+        validation = math.nan if card.validation is None else card.validation.accuracy
+        found[name] = Entry(name, tensors, card.preprocess, scale, len(card.sources), classes, validation)
     return found
+
+
+def untrained(p: Preprocess) -> Entry:
+    """What transfers nothing."""
+    knowledge = known.untrained(p)
+    scale = float(knowledge.state.learned["scale"].exp()) / knowledge.figures["temperature"]
+    return Entry("", trunk_of(network(p.size), knowledge.state, "", ""), p, scale, 0, 0)
+
+
+def mark(library: Mapping[str, Entry], *others: object) -> str:
+    """Under which measurements of this very library are kept: of networks trained anew they are made anew."""
+    networks = [(n, e.trunk.digest, e.scale, e.sources, e.classes) for n, e in library.items()]
+    return hashlib.sha256(repr((networks, others)).encode()).hexdigest()[:12]
 
 
 @cache

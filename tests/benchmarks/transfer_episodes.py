@@ -19,15 +19,20 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from torch import Tensor
 
-from tests.benchmarks.transfer_domains import ANCESTOR, LAYERS, Entry, Pictures, features
+from tests.benchmarks.transfer_domains import ANCESTOR, Entry, Pictures, features, network, untrained
 from workbench.learn.calibrate import _LOG_TEMPERATURES
 from workbench.learn.protocol import generator
-from workbench.transfer import recipes, scores
+from workbench.transfer import mixing, recipes, scores
 from workbench.transfer.represent import Representation, represent, similarity
 
-WAYS, QUERIES = 5, 15
-HEADS = {"last": ("ridge", "simpleshot", "mahalanobis"), "previous": ("ridge", "simpleshot")}
-"""By layer: what the workbench tries first of every entry, besides the entry's own head."""
+WAYS, QUERIES, LEAST = 5, 15, 5
+"""Classes, and queries of each: at most so many, and a class that has not so many left is not drawn."""
+NONE = "none"
+"""In place of an entry: the network that was never trained, under its own head."""
+MIXED = "mixture"
+"""The same: what the product mixes of the family for a task, under the heaviest one's own head."""
+HEADS = {"last": ("own", "ridge", "simpleshot", "mahalanobis"), "previous": ("ridge", "simpleshot")}
+"""By layer: what the workbench tries first of every entry; ``own`` is that of Prototypical Networks."""
 FIRST = ("last", "ridge")
 """The layer and head that arms without a choice of them have."""
 _AT_ONCE = 50
@@ -56,6 +61,7 @@ class Measured:
             to what it was trained on.
         logme: ``[E, N]``, or ``[E, 0]`` where there are too few examples.
         probabilities: ``[E, N, Q, ways]`` of each entry with the first layer and head.
+        standings: ``[N, 3]`` of each entry's card: sources, classes, validation accuracy (NaN: none).
         scrambled: ``[E', N]`` accuracies of that head on examples with permuted labels.
         seconds: that choosing took per episode: similarities and left-out losses, features apart.
     """
@@ -67,6 +73,7 @@ class Measured:
     likeness: np.ndarray
     logme: np.ndarray
     probabilities: np.ndarray
+    standings: np.ndarray
     scrambled: np.ndarray
     seconds: float
 
@@ -86,6 +93,7 @@ def to_bytes(m: Measured) -> bytes:
         "likeness": m.likeness,
         "logme": m.logme,
         "probabilities": m.probabilities,
+        "standings": m.standings,
         "scrambled": m.scrambled,
         "seconds": np.array([m.seconds]),
     }
@@ -106,6 +114,7 @@ def from_bytes(data: bytes) -> Measured:
         a["likeness"],
         a["logme"],
         a["probabilities"],
+        a["standings"],
         a["scrambled"],
         float(a["seconds"][0]),
     )
@@ -119,19 +128,30 @@ def _text(a: np.ndarray) -> str:
     return a.tobytes().decode()
 
 
-def drawn(members: Sequence[np.ndarray], shots: int, count: int, seed: int, queries: int = QUERIES) -> np.ndarray:
+def asked_of(members: Sequence[np.ndarray], shots: int) -> int:
+    """Queries per class of a domain's episodes: as many as its smallest class has beside its examples.
+
+    Pictures are asked about once: asked about twice they would make errors look smaller than they are.
+    """
+    return min(QUERIES, *(len(m) - shots for m in _usable(members, shots)))
+
+
+def _usable(members: Sequence[np.ndarray], shots: int) -> list[np.ndarray]:
+    return [m for m in members if len(m) >= shots + LEAST]
+
+
+def drawn(members: Sequence[np.ndarray], shots: int, count: int, seed: int) -> np.ndarray:
     """``[count, ways * (shots + queries)]`` rows: examples class after class, then queries class after class.
 
-    Any class with more pictures than shots may be drawn; one with too few for all queries is asked about again, in
-    turn, so that every episode has as many.
+    As many queries of each class as :func:`asked_of` says.
     """
-    usable = [m for m in members if len(m) > shots]
+    usable, queries = _usable(members, shots), asked_of(members, shots)
     gen = generator(seed)
     episodes = []
     for _ in range(count):
         chosen = [usable[i] for i in torch.randperm(len(usable), generator=gen)[:WAYS].tolist()]
         mixed = [m[torch.randperm(len(m), generator=gen).numpy()] for m in chosen]
-        asked = [np.resize(m[shots:], queries) for m in mixed]
+        asked = [m[shots : shots + queries] for m in mixed]
         episodes.append(np.concatenate([m[:shots] for m in mixed] + asked))
     return np.stack(episodes)
 
@@ -149,8 +169,7 @@ def answers(head: str, support: Tensor, query: Tensor, shots: int) -> Tensor:
     everybody = torch.cat([y, y.new_zeros(q)])
 
     def one(f: Tensor, g: Tensor) -> Tensor:
-        x = recipes._prepared(torch.cat([f, g]).double(), head, None)
-        return recipes._CLOSED[head](x, everybody, WAYS, keep)[0, s:]
+        return _closed(head, torch.cat([f, g]).double(), everybody, keep)[0, s:]
 
     return _side_by_side(one, support, query)
 
@@ -162,9 +181,16 @@ def left_out(head: str, support: Tensor, shots: int) -> Tensor:
     rows = torch.arange(len(y))
 
     def one(f: Tensor) -> Tensor:
-        return recipes._CLOSED[head](recipes._prepared(f.double(), head, None), y, WAYS, keep)[rows, rows]
+        return _closed(head, f.double(), y, keep)[rows, rows]
 
     return _side_by_side(one, support)
+
+
+def _closed(head: str, x: Tensor, y: Tensor, keep: Tensor) -> Tensor:
+    """``[M, S, ways]`` as ``transfer/recipes.py``; an entry's own head has squared distances as they are, times 1."""
+    if head == "own":
+        return recipes._simpleshot(x, y, WAYS, keep) / recipes.SCALE
+    return recipes._CLOSED[head](recipes._prepared(x, head, None), y, WAYS, keep)
 
 
 def _side_by_side(one, *given: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -205,6 +231,7 @@ def measure(
     shots: int,
     scrambled: int,
     apart: int = 0,
+    target: str = "",
 ) -> Measured:
     """All recipes on all episodes.
 
@@ -217,28 +244,31 @@ def measure(
         shots: ``K``.
         scrambled: on how many episodes labels are permuted too.
         apart: the first episodes, on which nobody has to choose: what only choosing needs is left at 0 there.
+        target: whose own entry is not in mixtures.
     """
     x = pictures.inputs(library[ANCESTOR].preprocess)
-    y, asked = labels(shots), labels(QUERIES)
+    y = labels(shots)
     s = len(y)
+    asked = labels((rows.shape[1] - s) // WAYS)
     kinds, correct, losses, probabilities, logme, permuted = [], [], [], [], [], []
     begun, spent = time.perf_counter(), 0.0
     index = torch.from_numpy(rows)
     gen = generator(7)
     # another permutation for each episode: one alone may leave some labels where they were
     shuffled = torch.stack([torch.randperm(s, generator=gen) for _ in range(scrambled)])[:, :, None]
-    for name, entry in library.items():
-        for layer in LAYERS:
+    for name, entry in (*library.items(), (NONE, untrained(library[ANCESTOR].preprocess))):
+        for layer in HEADS if name != NONE else (FIRST[0],):
             f = features(entry.trunk, size, layer, x)[index]
             support, query = f[:, :s], f[:, s:]
-            for head in HEADS[layer]:
+            for head in HEADS[layer] if name != NONE else ("own",):
                 kinds.append(Kind(name, layer, head))
                 z = answers(head, support, query, shots)
                 correct.append((z.argmax(2) == asked).numpy())
                 begun = time.perf_counter()
                 missed = np.zeros((len(z), s if shots > 1 else 0), np.float32)
                 if shots > 1:
-                    out = left_out(head, support[apart:], shots)
+                    # the scale that was learnt and the temperature of the card, near which others are fitted
+                    out = left_out(head, support[apart:], shots) * (entry.scale if head == "own" else 1.0)
                     missed[apart:] = losses_of(out, y).float().numpy()
                 losses.append(missed)
                 spent += time.perf_counter() - begun
@@ -251,7 +281,7 @@ def measure(
                     mixed_up = support[:scrambled].gather(1, shuffled.expand(-1, -1, support.shape[2]))
                     wrong = answers(head, mixed_up, query[:scrambled], shots)
                     permuted.append((wrong.argmax(2) == asked).double().mean(1).numpy())
-            if layer == FIRST[0] and shots >= _LOGME_SHOTS:
+            if name != NONE and layer == FIRST[0] and shots >= _LOGME_SHOTS:
                 logme.append([0.0] * apart + [scores.logme(e, y, WAYS) for e in f[apart:, :s]])
     begun = time.perf_counter()
     seen = features(library[ANCESTOR].trunk, size, "last", x)
@@ -260,6 +290,14 @@ def measure(
         task = represent(seen[episode])
         likeness.append([similarity(task, domains[name]) for name in library])
     spent += time.perf_counter() - begun
+    kinds.append(Kind(MIXED, FIRST[0], "own"))
+    others = {n: e for n, e in library.items() if n != target}
+    alike = [dict(zip(library, row, strict=True)) for row in likeness]
+    found = [_of_mixture(others, a, x[r], size, shots) for a, r in zip(alike[apart:], index[apart:], strict=True)]
+    correct.append(np.zeros_like(correct[0]))
+    losses.append(np.zeros_like(losses[0]))
+    for e, (right, missed) in enumerate(found, apart):
+        correct[-1][e], losses[-1][e] = right, missed
     return Measured(
         tuple(kinds),
         tuple(library),
@@ -268,9 +306,32 @@ def measure(
         np.array(likeness, np.float64),
         np.array(logme, np.float64).T if logme else np.zeros((len(rows), 0)),
         np.stack(probabilities, 1),
+        np.array([[e.sources, e.classes, e.validation] for e in library.values()], np.float64),
         np.stack(permuted, 1) if scrambled else np.zeros((0, len(library))),
         spent / max(1, len(rows) - apart),
     )
+
+
+def _of_mixture(
+    library: Mapping[str, Entry], likeness: Mapping[str, float], x: Tensor, size: int, shots: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``[Q]`` of queries and ``[S]`` losses of left-out examples of an episode ``x``; see ``services/mixtures.py``.
+
+    At one shot the product mixes nothing, and zeros stand for it.
+    """
+    s = WAYS * shots
+    asked = labels((len(x) - s) // WAYS)
+    if shots == 1:
+        return np.zeros(len(asked), bool), np.zeros(0, np.float32)
+    family = mixing.Family(library[ANCESTOR].trunk, tuple(e.trunk for n, e in library.items() if n != ANCESTOR))
+    mixture = mixing.mix(family, {n: likeness[n] for n in library if n != ANCESTOR})
+    trunk = mixing.restated(network(size), mixture.trunk, x[:s])
+    f = features(trunk, size, FIRST[0], x)[None]
+    right = answers("own", f[:, :s], f[:, s:], shots)[0].argmax(1) == asked
+    used = {n: w for n, w in mixture.weights.items() if n != mixing.NULL}
+    leader = library[max(used, key=lambda n: (used[n], n))] if used else library[ANCESTOR]
+    out = left_out("own", f[:, :s], shots) * leader.scale
+    return right.numpy(), losses_of(out, labels(shots))[0].float().numpy()
 
 
 def chance(ways: int = WAYS) -> float:

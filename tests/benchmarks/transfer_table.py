@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks import transfer_arms as arms
-from tests.benchmarks.transfer_arms import Settings, World
+from tests.benchmarks import transfer_placebos as nothing
+from tests.benchmarks import transfer_shipped as shipped
+from tests.benchmarks.transfer_arms import SHIPPED, Settings, World
 from tests.benchmarks.transfer_episodes import Measured, chance
 
 Figures = dict[str, Any]
+START = "default as shipped"
 
 
 def settings_of(everything: Mapping[str, Measured], apart: int, shots: int) -> dict[str, Settings]:
@@ -29,7 +32,10 @@ def figures(everything: Mapping[str, Measured], apart: int, shots: int) -> Figur
     """
     chosen = settings_of(everything, apart, shots)
     worlds = {d: arms.world(d, everything, apart) for d in everything}
-    found = {d: arms.arms(w, chosen[d], shots) for d, w in worlds.items()}
+    found = {
+        d: {SHIPPED: shipped.combined(w, shots), **arms.arms(w, chosen[d], shots), START: shipped.default(w)}
+        for d, w in worlds.items()
+    }
     rows = compared(found)
     best = rows["oracle"]
     if best["low"] > 0:
@@ -47,6 +53,7 @@ def figures(everything: Mapping[str, Measured], apart: int, shots: int) -> Figur
         "targets": {
             d: {
                 "default": "/".join(w.measured.kinds[w.default]),
+                START: "/".join(w.measured.kinds[w.start]),
                 "settings": told(chosen[d]),
                 "accuracy": {name: round(float(a.mean()), 4) for name, a in found[d].items()},
             }
@@ -81,18 +88,32 @@ def placebos(
     apart: int,
     shots: int,
 ) -> dict[str, Figures]:
-    """What "choose for me" gains where there is nothing to gain."""
-    dealt = arms.shuffled(everything)
+    """What "choose for me" gains over what it starts from where there is nothing to gain, as shipped and tuned.
+
+    Where similarities and losses are dealt out, what it leaves its start for is drawn by lot: what that gains or loses
+    is what anything does that is taken blindly.
+    """
+    dealt = nothing.shuffled(everything)
     told_nothing = {d: arms.world(d, dealt, apart) for d in dealt}
     again = {d: arms.tuned(d, dealt, apart, shots) for d in dealt}
-    pairs = {
-        "shuffled similarity": [(w, again[d]) for d, w in told_nothing.items()],
-        "copies": [(arms.of_copies(w), chosen[d]) for d, w in worlds.items()],
-        "same domain": [(arms.at_home(w), chosen[d]) for d, w in worlds.items()],
+    home = {d: nothing.at_home(w) for d, w in worlds.items()}
+
+    def as_shipped(w: World) -> tuple[np.ndarray, np.ndarray]:
+        return shipped.combined(w, shots), shipped.default(w)
+
+    def tuned_by(w: World, s: Settings) -> tuple[np.ndarray, np.ndarray]:
+        return arms.combined(w, s, shots), arms.default(w)
+
+    cases = {
+        "shuffled, as shipped": [as_shipped(w) for w in told_nothing.values()],
+        "copies, as shipped": [as_shipped(nothing.of_copies(w, w.start)) for w in worlds.values()],
+        "same domain, as shipped": [as_shipped(w) for w in home.values()],
+        "shuffled, tuned": [tuned_by(w, again[d]) for d, w in told_nothing.items()],
+        "copies, tuned": [tuned_by(nothing.of_copies(w, w.default), chosen[d]) for d, w in worlds.items()],
+        "same domain, tuned": [tuned_by(w, chosen[d]) for d, w in home.items()],
     }
     found: dict[str, Figures] = {}
-    for name, cases in pairs.items():
-        choices = [(arms.combined(w, s, shots), arms.default(w)) for w, s in cases]
+    for name, choices in cases.items():
         gain, low, high = arms.bootstrapped([a.mean(1) - b.mean(1) for a, b in choices])
         worse = float(np.mean([arms.negative(a, b) for a, b in choices]))
         found[name] = {"gain": gain, "low": low, "high": high, "negative": worse}
