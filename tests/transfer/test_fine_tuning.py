@@ -218,6 +218,40 @@ def test_each_example_is_left_out_once():
     assert float(got.left_out.mean()) == pytest.approx(got.losses[got.steps])
 
 
+def test_copies_of_a_picture_are_left_out_together(monkeypatch):
+    """A copy that stays gives the answer away; sorted by content copies are neighbours, so parts would split each."""
+    net, trunk, support, _ = setting(shots=4)
+    twice = Support(support.x.repeat_interleave(2, 0), support.y.repeat_interleave(2), 3)
+    seen = []
+    judged = fine_tuning._path
+
+    def watched(network, start, centre, given, *rest):
+        seen.append({one.numpy().tobytes() for one in given[0]})
+        return judged(network, start, centre, given, *rest)
+
+    monkeypatch.setattr(fine_tuning, "_path", watched)
+    got = tune(net, trunk, twice, Recipe(steps=(0, 1)), Context())
+    assert sorted(got.rows.tolist()) == list(range(24))
+    everything = {one.numpy().tobytes() for one in support.x}
+    away = [everything - part for part in seen[:-1]]
+    assert [len(a) for a in away] == [6, 3, 3]  # of 4 pictures of each class 2, 1 and 1 pictures
+    assert set().union(*away) == everything
+    one = tune(net, trunk, support, Recipe(steps=(0, 1)), Context())
+    assert got.losses[0] == pytest.approx(one.losses[0], rel=0.2)  # copies make nothing easier
+    # views that are no copies are told by their groups
+    seen.clear()
+    views = Support(twice.x + 1e-3 * normal(*twice.x.shape), twice.y, 3)
+    tune(net, trunk, views, Recipe(steps=(0, 1)), Context(), groups=[i // 2 for i in range(24)])
+    assert [len(part) for part in seen[:-1]] == [12, 18, 18]
+    assert tune(net, trunk, views, Recipe(), Context(), groups=[i // 8 for i in range(24)]).rows.tolist() == []
+
+
+def test_a_picture_under_two_classes_is_left_out_of_both():
+    y = torch.tensor([0, 0, 0, 1, 1, 1])
+    assert fine_tuning._parts(y, 2, ["a", "b", "c", "b", "d", "e"], 3) == [[0, 4], [1, 3, 5], [2]]
+    assert fine_tuning._parts(y, 2, ["a", "b", "a", "b", "a", "b"], 3) == [[0, 2, 4], [1, 3, 5]]
+
+
 def test_the_order_of_the_examples_and_unequal_shots_are_taken_as_they_come():
     net, trunk, support, _ = setting(shots=4)
     kept = torch.tensor([i for i in range(len(support.y)) if i not in {0, 1}])
