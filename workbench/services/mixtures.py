@@ -2,6 +2,11 @@
 
 A family is an entry of the library and those that were trained from it (``train --from``). What is mixed is a candidate
 like any other: it is tried on the examples, adapted, written and opened as an entry of its algorithm would be.
+
+A mixed network stands where its weights put it, with running averages measured again on the examples; only a head is
+fitted. It is not fine-tuned near that place (``transfer/fine_tuning.py``): how many steps help is asked by a training
+per part that is left out, which takes seconds, and left-out losses under a network that was tuned on all examples could
+not be compared with those of the others.
 """
 
 from __future__ import annotations
