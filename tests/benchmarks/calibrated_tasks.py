@@ -47,11 +47,24 @@ class Answered(NamedTuple):
     tried: int
 
 
-def domain(name: str, path: Path, entry: KnowledgeEntry) -> Domain:
-    """The groups of a folder or archive, without the tasks that an entry was trained on."""
-    seen = {source.name for source in entry.sources}
-    found = scan((str(path),), Context()).tasks
-    return Domain(name, tuple(task.classes for task in found if task.name not in seen and len(task.classes) > 1))
+def domain(name: str, path: Path, entries: Sequence[KnowledgeEntry]) -> Domain:
+    """The groups of a folder or archive, without the tasks that any of the entries was trained on.
+
+    Args:
+        name: of the domain.
+        path: the folder or archive.
+        entries: everything that may be chosen.
+
+    Raises:
+        SystemExit: nothing is left to ask about.
+    """
+    seen = {source.name for entry in entries for source in entry.sources}
+    groups = tuple(t.classes for t in scan((str(path),), Context()).tasks if t.name not in seen and len(t.classes) > 1)
+    if not groups:
+        raise SystemExit(
+            f"Nothing of {path} is left to ask about: knowledge that may be chosen was trained on all of it"
+        )
+    return Domain(name, groups)
 
 
 def draw(

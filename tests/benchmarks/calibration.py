@@ -16,7 +16,9 @@
   share of the intervals that hold ``r / m`` stands beside it.
 
 Tasks are drawn within one alphabet. Temperature and thresholds come from alphabets that were held out of the training.
-``--on validation`` asks about those instead of the evaluation alphabets; defaults are chosen there. ``--only PART ...``
+``--on validation`` asks about those instead of the evaluation alphabets; defaults are chosen there, and the shipped
+knowledge of all background alphabets is not among what can be chosen then. What any knowledge that can be chosen was
+trained on is never asked about. ``--only PART ...``
 leaves out the others, ``--again`` measures what was measured, ``--table`` puts the table into the README.
 
 ``FOLDER`` holds ``omniglot28/omniglot28_background.zip`` and ``omniglot28_evaluation.zip`` (see ``omniglot``), and the
@@ -53,6 +55,7 @@ from workbench.core.context import Context
 from workbench.core.paths import cache_home
 from workbench.core.values import KnowledgeEntry
 from workbench.learn import registry
+from workbench.project import library
 from workbench.project.library import Library
 from workbench.services import jobs
 
@@ -87,9 +90,9 @@ class Setup:
         self._found: dict[str, Domain] = {}
 
     def domain(self, name: str) -> Domain:
-        """``omniglot``, ``clothing`` or ``hands``, without what the entry was trained on."""
+        """``omniglot``, ``clothing`` or ``hands``, without what anything that may be chosen was trained on."""
         if name not in self._found:
-            self._found[name] = domain(name, self._places[name], self.entry)
+            self._found[name] = domain(name, self._places[name], Library(self.project).entries())
         return self._found[name]
 
     def answered(self, task: Drawn, choice: str = "auto") -> Answered:
@@ -349,6 +352,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if asked.data is None:
         parser.error("--data is needed to measure")
+    if asked.on == "validation":
+        library.starter_knowledge = lambda: asked.project / "nothing shipped"
     jobs.load_runtime(Context())
     registry.algorithms()
     entry = trained(asked.data.absolute(), asked.project, asked.entry, computing=asked.computing)

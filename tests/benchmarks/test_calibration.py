@@ -1,13 +1,17 @@
 """The measures of the benchmark of honest estimates, the tasks it draws, and what it makes of its results."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.benchmarks import calibration, files
-from tests.benchmarks.calibrated_tasks import Domain, area, calibration_error, draw, mislabel
+from tests.benchmarks.calibrated_tasks import Domain, area, calibration_error, domain, draw, mislabel
 from workbench.core.values import ImageRef, TaskClass
+from workbench.project import library
+from workbench.project.library import Library
 
 
 def test_calibration_error_by_hand():
@@ -115,3 +119,38 @@ def test_what_was_measured_of_one_network_is_not_asked_again_and_not_taken_for_a
     Entry.provenance = {"trunk": "second", "seconds": 1.0}
     assert calibration.main(line) == 1
     assert len(asked) == 3
+
+
+def test_nothing_is_asked_about_that_anything_to_choose_was_trained_on(tmp_path):
+    for n, place in enumerate(("one/a", "one/b", "two/a", "two/b")):
+        folder = tmp_path / "letters" / place
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.new("L", (28, 28), 40 * n + 20 * i).save(folder / f"{i}.png")
+
+    def entry(*names):
+        return SimpleNamespace(sources=[SimpleNamespace(name=n) for n in names])
+
+    assert len(domain("letters", tmp_path / "letters", [entry(), entry("others")]).groups) == 2
+    assert len(domain("letters", tmp_path / "letters", [entry(), entry("one")]).groups) == 1
+    with pytest.raises(SystemExit, match="trained on all of it"):
+        domain("letters", tmp_path / "letters", [entry("two"), entry("one")])
+
+
+@pytest.mark.parametrize(("on", "shipped"), [("validation", False), ("evaluation", True)])
+def test_what_is_shipped_is_not_chosen_where_it_was_trained(tmp_path, monkeypatch, on, shipped):
+    """The shipped knowledge has seen all alphabets that are held out for choosing defaults."""
+    there = tmp_path / "shipped"
+    monkeypatch.setattr(library, "starter_knowledge", lambda: there)
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
+    entry = SimpleNamespace(id="1", sources=(), provenance={"trunk": "first"})
+    monkeypatch.setattr(calibration, "trained", lambda *_, **__: entry)
+    found = []
+
+    def measured(setup):
+        found.append(there in Library(setup.project).folders)
+        return {"rows": [row()]}
+
+    monkeypatch.setattr(calibration, "MEASURES", {"interval": measured})
+    calibration.main(["--data", str(tmp_path), "--only", "interval", "--project", str(tmp_path), "--on", on])
+    assert found == [shipped]
