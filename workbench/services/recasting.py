@@ -15,17 +15,16 @@ from torch import Tensor
 
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import values_of
-from workbench.learn import functional, norm
+from workbench.learn import functional
 from workbench.learn.features import trunk_digest
-from workbench.learn.protocol import Setting, State, Tensors, generator
+from workbench.learn.protocol import Setting, State, generator
 from workbench.learn.registry import backbone, beginning_of, create
 from workbench.services.knowledge import Knowledge
+from workbench.transfer import mixing
 from workbench.transfer.recipes import Recipe
 
 _CENTRE, _COUNT = "base.mean", "base.batches"
 """SimpleShot's mean feature of the source pictures, and how many batches it is the mean of."""
-_PICTURES = 100
-"""How many pictures a trunk's running averages count for, beside those of a few examples."""
 
 
 def recast(knowledge: Knowledge, recipe: Recipe, x: Tensor | None = None) -> Knowledge:
@@ -55,7 +54,9 @@ def recast(knowledge: Knowledge, recipe: Recipe, x: Tensor | None = None) -> Kno
     if recipe.adapter == "norm":
         if x is None:
             raise ValueError("statistics are measured on examples")
-        tensors = restated(knowledge.algorithm.setting, tensors, x)
+        network = backbone(before.backbone).skeleton(before.channels, before.size)
+        trunk = mixing.trunk_of(network, knowledge.state, knowledge.name)
+        tensors = {**tensors, **mixing.restated(network, trunk, x).tensors}
     centre = _centre_of(knowledge, recipe)
     params: dict[str, Any] = {"transform": "CL2N" if centre is not None else "L2N"}
     algorithm = create(
@@ -110,27 +111,6 @@ def _centre_of(knowledge: Knowledge, recipe: Recipe) -> Tensor | None:
     if recipe.layer != "last" or recipe.adapter != "none":
         return None
     return knowledge.state.memory.get(_CENTRE)
-
-
-@torch.no_grad()
-def restated(setting: Setting, tensors: Tensors, x: Tensor) -> Tensors:
-    """A trunk's tensors with the statistics of its batch norms measured on ``x [n, C, H, W]``.
-
-    ``n`` pictures count for ``n / (n + 100)`` and the running averages for the rest, as if both had been pooled: the
-    variance holds the distance of the two means too. A layer is measured behind layers that use the examples'
-    statistics alone.
-    """
-    network = backbone(setting.backbone).skeleton(setting.channels, setting.size)
-    with norm.batch_statistics() as seen:
-        functional.call(network, tensors, {}, x)
-    share = len(x) / (len(x) + _PICTURES)
-    out = dict(tensors)
-    for path, (mean, var, _) in seen.items():
-        names = f"{path}.running_mean", f"{path}.running_var"
-        old_mean, old_var = (tensors[n] for n in names)
-        out[names[0]] = torch.lerp(old_mean, mean, share)
-        out[names[1]] = torch.lerp(old_var, var, share) + share * (1 - share) * (mean - old_mean).square()
-    return out
 
 
 def _refused(name: str, why: str) -> WorkbenchError:
