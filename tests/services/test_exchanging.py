@@ -219,8 +219,30 @@ def test_a_file_that_is_too_large_is_not_read(
         ("samples/alphabets", "samples/alphabets"),
         ("train --out=/home/me/x 'left alone'", "train --out=x 'left alone'"),
         ("it's 10/20 of them", "it's 10/20 of them"),
+        ("/home/john doe/my data/birds", "birds"),
+        ("C:\\Users\\john doe\\my data\\birds", "birds"),
+        ("read from /home/john doe/my data/birds", "read from birds"),
+        ("data:/home/john doe/birds", "data:birds"),
+        ("file:///home/john doe/birds", "file:birds"),
+        ("see https://example.org/a, CC and/or BY", "see https://example.org/a, CC and/or BY"),
+        ("/home/john", "~"),
+        ("~john", "~"),
     ],
 )
 def test_of_an_absolute_path_only_the_last_part_goes_out(entry: KnowledgeEntry, text: str, expected: str) -> None:
     cut = exchanging.without_places(replace(entry, provenance={"a": [{"b": text}]}))
     assert cut.provenance == {"a": [{"b": expected}]}
+
+
+def test_no_part_of_a_place_with_blanks_goes_out(entry: KnowledgeEntry) -> None:
+    place = "/home/john doe/my data/birds"
+    command = f"workbench train '{place}' --from '/home/jane roe/secret' --set weights=/home/jane/w"
+    told = {"start": "/home/jane roe/secret", "command": command, "kept": {"sources": [{"path": place}]}}
+    away = replace(entry, sources=(replace(entry.sources[0], path=place),), provenance=told)
+    cut = exchanging.without_places(away)
+    assert cut.sources[0].path == "birds"
+    assert cut.provenance == {
+        "start": "secret",
+        "command": "workbench train birds --from secret --set weights=w",
+        "kept": {"sources": [{"path": "birds"}]},
+    }

@@ -8,6 +8,7 @@ header and the numbers are checked, and the network is built once, before anythi
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,9 @@ _LARGEST_CARD = 4 << 20
 _MOST = 10_000
 """Classes and shots of an episode, and sources; a head has a row for each class."""
 _LONGEST_NAME = 200
+_ABSOLUTE = re.compile(r"(?<![^\s=:,;'\"(<])(?!(?<=:)(?<!file:)//)(?:~|/|[A-Za-z]:[\\/]|\\\\)(?=\S)")
+"""Where an absolute path begins in a text; a slash within a word or an address begins none."""
+_HOMES = frozenset({"home", "users"})
 _FORBIDDEN = frozenset(map(chr, (*range(0x20), 0x7F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
 
@@ -133,36 +137,51 @@ def without_places(entry: KnowledgeEntry) -> KnowledgeEntry:
     return replace(entry, sources=sources, provenance=_each(entry.provenance))
 
 
-def _each(value: Any) -> Any:
+def _each(value: Any, key: str = "") -> Any:
     match value:
         case str():
-            return _command(value) if " " in value else _last_part(value)
+            return _command(value) if key == "command" else _text(value)
         case Mapping():
-            return {k: _each(v) for k, v in value.items()}
+            return {k: _each(v, k) for k, v in value.items()}
         case list() | tuple():
-            return [_each(v) for v in value]
+            return [_each(v, key) for v in value]
         case _:
             return value
 
 
 def _command(text: str) -> str:
-    """A command line, or a sentence, with every absolute path cut to its last part."""
+    """A command line with every absolute path cut to its last part."""
     try:
         words = shlex.split(text)
     except ValueError:
-        return " ".join(map(_last_part, text.split()))
+        return _text(text)
     cut = [_last_part(w) for w in words]
     return text if cut == words else shlex.join(cut)
 
 
+def _text(text: str) -> str:
+    """A path, or a sentence, whose absolute path is cut to its last part.
+
+    Folders may have blanks in their names, so a path in a sentence is taken to go on to the end.
+    """
+    found = _ABSOLUTE.search(text)
+    return text if found is None else text[: found.start()] + _last_part(text[found.start() :])
+
+
 def _last_part(path: str) -> str:
+    """What an absolute path leads to; ``~`` for a person's own folder, whose name is the person's."""
     name, sign, value = path.partition("=")  # --out=/home/...
-    if sign and name.startswith("-"):
+    if sign and not _is_absolute(name):
         return name + sign + _last_part(value)
-    for flavour in (PurePosixPath, PureWindowsPath):
-        if flavour(path).is_absolute() or path.startswith("~"):
-            return flavour(path).name
-    return path
+    if not _is_absolute(path):
+        return path
+    flavour = PurePosixPath(path) if PurePosixPath(path).is_absolute() else PureWindowsPath(path)
+    own = path.startswith("~") and len(flavour.parts) == 1
+    return "~" if own or flavour.parent.name.casefold() in _HOMES else flavour.name
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("~") or PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()
 
 
 def _read(file: Path, where: str) -> bytes:
