@@ -1,11 +1,14 @@
 """How long "choose for me" takes with a library of thirty entries: 25 examples of 84-pixel colour pictures.
 
-``uv run python -m tests.benchmarks.choosing [--rounds 5] [--entries 30]``. The entries are Conv-4 with fresh weights,
-each on a source of its own, and the pictures are noise: time depends on neither. What is timed is the whole way from
-the pictures' files to a network that can answer, as ``workbench adapt auto`` and the window take it:
+``uv run python -m tests.benchmarks.choosing [--rounds 5] [--entries 30] [--tasks 0]``. The entries are Conv-4 with
+fresh weights, each on a source of its own, and the pictures are noise: time depends on neither. What is timed is the
+whole way from the pictures' files to a network that can answer, as ``workbench adapt auto`` and the window take it:
 
 * *cold*: nothing was seen before; pictures are decoded, entries loaded, features computed (of at most eight trunks);
-* *cached*: the same examples again, from the features on disk and in memory, with all earlier looks forgotten.
+* *cached*: the same examples again, from the features on disk and in memory, with all earlier looks forgotten;
+* *unchanged*: once more with nothing forgotten, as after an edit that changes no example.
+
+With ``--tasks`` the project has so many past tasks, which the choice learns from: read when cold, and again if changed.
 
 The figures are medians over rounds; each cold round has a cache and pictures of its own. A machine that does other work
 measures that work: seconds of computing by this process are reported beside them.
@@ -32,9 +35,12 @@ from workbench.data.scan import scan
 from workbench.learn.features import FeatureCache, trunk_digest
 from workbench.learn.protocol import Setting, generator
 from workbench.learn.registry import create
+from workbench.project import past_tasks
 from workbench.project.library import Library
-from workbench.services import jobs, probe, survey, teaching
+from workbench.project.past_tasks import PastTask, Used
+from workbench.services import jobs, probe, remembering, survey, teaching
 from workbench.services import knowledge as known
+from workbench.transfer.kinds import packed
 
 WAYS, SHOTS, SIZE = 5, 5, 84
 COLD, CACHED = 3.0, 0.5
@@ -75,6 +81,28 @@ def library(project: Path, entries: int) -> None:
         held.save(entry, {n: np.asarray(t.numpy(), order="C") for n, t in tensors.items()})
 
 
+def past(project: Path, tasks: int) -> None:
+    """Records of tasks that were taught, in which the first two entries were judged."""
+    network = probe.probe()
+    assert network is not None, "past tasks have a place under the probe"
+    side = network.preprocess.size
+    for i in range(tasks):
+        x = torch.randn(20, network.preprocess.depth, side, side, generator=generator(5000 + i))
+        a, b = (Used(EntryId(f"{n:08x}")) for n in range(2))
+        record = PastTask(
+            id=f"{i:016x}",
+            when="2026-01-01T00:00:00+00:00",
+            shots=(5,) * WAYS,
+            probe=network.digest,
+            representation=tuple(packed(known.described(network, x, Context())).tolist()),
+            metafeatures=(0.0,) * 2 * len(probe.NAMES),
+            names=probe.NAMES,
+            tried=(),
+            chosen=a,
+        )
+        past_tasks.save(project, record.seen_right(a, i % 3, 3).seen_right(b, i % 2, 3))
+
+
 def pictures(folder: Path, seed: int) -> tuple[TaskClass, ...]:
     """Five classes of five pictures of 120 x 100 pixels."""
     noise = np.random.default_rng(seed)
@@ -98,6 +126,7 @@ def forget_entries() -> None:
     forget()
     known._forget()
     probe._forget()
+    remembering._forget()
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -109,7 +138,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def measure(project: Path, where: Path, rounds: int) -> dict[str, float]:
     """Medians."""
-    rows: dict[str, list[tuple[float, float]]] = {"cold": [], "cached": []}
+    rows: dict[str, list[tuple[float, float]]] = {"cold": [], "cached": [], "unchanged": []}
     for r in range(rounds + 1):
         classes = pictures(where / f"pictures {r}", r)
         cache = FeatureCache(where / f"cache {r}")
@@ -120,10 +149,11 @@ def measure(project: Path, where: Path, rounds: int) -> dict[str, float]:
         forget_entries()
         cold = timed(choose)
         forget()
-        cached = timed(choose)
+        cached, unchanged = timed(choose), timed(choose)
         if r:  # the first round loads the library and warms the processor's kernels up
             rows["cold"].append(cold)
             rows["cached"].append(cached)
+            rows["unchanged"].append(unchanged)
     return {
         f"{name}{kind}": statistics.median(row[n] for row in found)
         for name, found in rows.items()
@@ -136,14 +166,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.choosing", description=(__doc__ or "")[:80])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--entries", type=int, default=30)
+    parser.add_argument("--tasks", type=int, default=0)
     asked = parser.parse_args(arguments)
     jobs.load_runtime(Context())
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
         library(project, asked.entries)
+        if asked.tasks:
+            past(project, asked.tasks)
         found = measure(project, Path(folder), asked.rounds)
     met = found["cold"] <= COLD and found["cached"] <= CACHED
-    row = {"entries": asked.entries, "examples": WAYS * SHOTS, "threads": torch.get_num_threads(), **found}
+    row = {
+        "entries": asked.entries,
+        "tasks": asked.tasks,
+        "examples": WAYS * SHOTS,
+        "threads": torch.get_num_threads(),
+        **found,
+    }
     print(json.dumps(row | {"cold_limit": COLD, "cached_limit": CACHED, "met": met}))
     return 0 if met else 1
 

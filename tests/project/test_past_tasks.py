@@ -62,6 +62,25 @@ def test_the_id_is_that_of_the_set_of_classes() -> None:
     assert len({past_tasks.task_id(c) for c in (["a", "b"], ["ab"], ["a", "b", "b"], ["a\udcff"])}) == 4
 
 
+def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [past_tasks.save(tmp_path, record(f"{n:016d}")) for n in range(3)]
+    found = past_tasks.distilled(tmp_path, lambda t: t.id, {})
+    assert sorted(x or "" for _, x in found.values()) == [f"{n:016d}" for n in range(3)]
+    opened = []
+    real = past_tasks._read
+    monkeypatch.setattr(past_tasks, "_read", lambda file: opened.append(file) or real(file))
+    assert past_tasks.distilled(tmp_path, lambda t: t.id, found) == found
+    assert opened == []
+    past_tasks.save(tmp_path, record("1".zfill(16), chosen=RIDGE))
+    files[2].unlink()
+    (tmp_path / past_tasks.FOLDER / "x.json").write_text("damaged")
+    found = past_tasks.distilled(tmp_path, lambda t: t.chosen, found)
+    assert {f.stem for f in opened} == {files[1].stem, "x"}
+    assert {f.stem for f in found} == {files[0].stem, files[1].stem, "x"}
+    assert found[files[1]][1] == RIDGE
+    assert found[tmp_path / past_tasks.FOLDER / "x.json"][1] is None
+
+
 def test_the_oldest_beyond_the_limit_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(past_tasks, "MOST", 3)
     for n in range(5):

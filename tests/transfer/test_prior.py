@@ -8,7 +8,17 @@ from torch import Tensor
 
 from workbench.core.values import EntryId
 from workbench.learn.protocol import generator
-from workbench.transfer.prior import LARGEST, STRENGTH, TRUSTED, Record, Standing, default_of, learnt_gains
+from workbench.transfer.prior import (
+    LARGEST,
+    STRENGTH,
+    TRUSTED,
+    Experience,
+    Record,
+    Standing,
+    default_of,
+    is_proven,
+    learnt_gains,
+)
 
 A, B = EntryId("a"), EntryId("b")
 
@@ -61,13 +71,46 @@ def test_a_number_that_never_changes_says_nothing() -> None:
     assert a == pytest.approx(b, abs=1e-12)
 
 
+def went(*pairs: tuple[int, int], first: int = 0) -> tuple[tuple[str, int, int], ...]:
+    return tuple((f"task {first + n}", right, of) for n, (right, of) in enumerate(pairs))
+
+
 def test_the_default_has_the_best_record_and_else_knows_most() -> None:
     narrow = Standing(A, (), 0.99, 1, 20)
     broad = Standing(B, (), 0.6, 3, 90)
     assert default_of([]) is None
+    assert not is_proven([])
     assert default_of([narrow, broad]) == B
-    assert default_of([narrow, Standing(B, (0.9, 0.9), 0.6, 1, 5)]) == A, "two tasks are no record"
-    proven = Standing(A, (0.8, 0.7, 0.9), 0.99, 1, 20)
-    assert default_of([proven, broad]) == A
-    assert default_of([proven, Standing(B, (0.9, 0.9, 0.8), 0.1, 1, 5)]) == B
+    assert not is_proven([narrow, broad])
+    better = Standing(A, went((9, 10), (8, 10), (9, 10)), 0.99, 1, 20)
+    worse = Standing(B, went((7, 10), (8, 10), (8, 10)), 0.6, 3, 90)
+    assert default_of([better, worse]) == A
+    assert is_proven([better, worse])
+    few = Standing(A, better.realised[:2], 0.99, 1, 20)
+    assert default_of([few, worse]) == B, "two tasks in common are no record"
+    assert not is_proven([few, worse])
+    turned = [Standing(A, worse.realised, 0.99, 1, 20), Standing(B, better.realised, 0.6, 3, 90)]
+    assert (default_of(turned), is_proven(turned)) == (B, True)
     assert default_of([Standing(A, (), 0.7, 1, 20), Standing(B, (), 0.8, 1, 20)]) == B
+
+
+def test_a_record_on_easy_tasks_drives_nobody_out() -> None:
+    easy = Standing(A, went((10, 10), (10, 10), (10, 10)), 0.99, 1, 20)
+    hard = Standing(B, went((5, 10), (6, 10), (5, 10), first=3), 0.6, 3, 90)
+    assert default_of([easy, hard]) == B, "they have no task in common"
+    assert default_of([easy, Standing(B, (), 0.6, 3, 90)]) == B, "what was never judged is not worse"
+    others = Standing(B, went((3, 3), (3, 3), (3, 3)), 0.6, 3, 90)
+    assert not is_proven([easy, others]), "other pictures of the same tasks"
+
+
+def test_few_pictures_count_less_than_many() -> None:
+    broad = Standing(B, went(*[(0, 1)] * 3, *[(60, 100)] * 3), 0.6, 3, 90)
+    few = Standing(A, went((1, 1), (1, 1), (1, 1)), 0.9, 1, 20)
+    many = Standing(EntryId("c"), went(*[(80, 100)] * 3, first=3), 0.5, 1, 10)
+    assert default_of([broad, few, many]) == "c", "60 more of 300 before 3 more of 3"
+
+
+def test_a_similarity_under_another_network_counts_no_more_than_those_under_the_probe() -> None:
+    assert Experience().most == 1.0
+    known = Experience(A, {A: (("x", 0.3), ("y", 0.1)), B: (("z", 0.2),)})
+    assert 0.299 < known.most < 0.3

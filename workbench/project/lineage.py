@@ -25,8 +25,8 @@ class Went:
 
     Attributes:
         tasks: it was chosen for.
-        right: pictures that it had predicted as a person labelled them afterwards.
-        of: pictures that it had predicted and a person labelled.
+        right: pictures labelled by a person after they had been asked about that it recognises when they are left out.
+        of: pictures that it was judged by in this way.
         beside: mean of right / of in other knowledge used for the same tasks, weighted by its pictures; ``None`` where
             nothing else was used for them.
     """

@@ -1,6 +1,6 @@
 """What was taught before and how well it went: one small file per task, from which the choice learns its own prior.
 
-A record says where the task lay under the probe, what was tried on its examples, what was chosen, and how often that
+A record says where the task lay under the probe, what was tried on its examples, what was chosen, and how often each
 was right on pictures that a person labelled afterwards. It holds no picture, no path and no name of a class.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -18,6 +19,10 @@ from workbench.core import storage
 from workbench.core.errors import StorageError
 from workbench.core.values import EntryId, Problem
 from workbench.project import sealed
+
+T = TypeVar("T")
+Stamp = tuple[int, int, int]
+"""Of a file: when it was written (ns), its size and its number; every record that is written is a new file."""
 
 KIND = "past task"
 VERSION = 1
@@ -53,7 +58,7 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Realised:
-    """Of ``of`` pictures that it had predicted and a person labelled, ``right`` were right."""
+    """Of ``of`` pictures that had been asked about and were labelled by a person, it recognised ``right`` left out."""
 
     used: Used
     right: int
@@ -74,7 +79,7 @@ class PastTask:
         names: of the meta-features.
         tried: the candidates of the last choice.
         chosen: what is used.
-        realised: of everything that was in use for a while.
+        realised: of everything that was tried when pictures were labelled.
     """
 
     id: str
@@ -94,7 +99,7 @@ class PastTask:
         return len(self.shots)
 
     def seen_right(self, used: Used, right: int, of: int) -> PastTask:
-        """The same after a person labelled ``of`` more pictures, ``right`` of them as ``used`` had said."""
+        """The same after a person labelled ``of`` more pictures, of which ``used`` recognises ``right`` left out."""
         if not 0 <= right <= of:
             raise ValueError(f"{right} of {of} pictures cannot be right")
         before = next((r for r in self.realised if r.used == used), Realised(used, 0, 0))
@@ -177,6 +182,37 @@ def read(project: Path) -> tuple[tuple[PastTask, ...], tuple[Problem, ...]]:
         except StorageError as error:
             problems.append(Problem(str(file), error.why, "warning"))
     return tuple(sorted(found, key=lambda t: t.when, reverse=True)), tuple(problems)
+
+
+def distilled(
+    project: Path, make: Callable[[PastTask], T], had: dict[Path, tuple[Stamp, T | None]]
+) -> dict[Path, tuple[Stamp, T | None]]:
+    """Something of every record, made anew only of those that changed.
+
+    Args:
+        project: whose records.
+        make: of a record what is wanted.
+        had: what an earlier call with the same ``make`` returned.
+
+    Returns:
+        By file its stamp and what was made of it, newest first, ``None`` for one that cannot be read.
+    """
+    stamps = []
+    for file in _files(Path(project) / FOLDER):
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            stamps.append((status.st_mtime_ns, status.st_size, status.st_ino, file))
+    found: dict[Path, tuple[Stamp, T | None]] = {}
+    for *numbers, file in sorted(stamps, reverse=True)[:MOST]:
+        stamp = (numbers[0], numbers[1], numbers[2])
+        before = had.get(file)
+        if before is not None and before[0] == stamp:
+            found[file] = before
+            continue
+        found[file] = stamp, None
+        with contextlib.suppress(StorageError):
+            found[file] = stamp, make(_read(file))
+    return found
 
 
 def _read(file: Path) -> PastTask:

@@ -12,7 +12,7 @@ from workbench.core.values import KnowledgeEntry, TaskClass
 from workbench.learn.features import FeatureCache
 from workbench.project.library import Library
 from workbench.services import probe, remembering
-from workbench.transfer.prior import TRUSTED, Experience, Standing, default_of, learnt_gains
+from workbench.transfer.prior import TRUSTED, Experience, Standing, default_of, is_proven, learnt_gains
 
 
 def experience(
@@ -23,6 +23,8 @@ def experience(
     named: tuple[KnowledgeEntry, Path] | None = None,
 ) -> Experience:
     """What is known of the entries on such a task; one pass of the examples through the probe where there is one.
+
+    What was remembered of this very task is left out: its examples are asked themselves.
 
     Args:
         project: whose knowledge and past tasks are looked through.
@@ -39,10 +41,12 @@ def experience(
     folders = {entry.id: (entry, path) for entry, path in library.placed()}
     if named is not None:
         folders.setdefault(named[0].id, named)
-    accuracies = remembering.accuracies(project)
-    default = default_of([_standing(e, accuracies.get(e.id, ())) for e, _ in folders.values()])
+    before = remembering.past(project, classes)
+    realised = remembering.realised(before)
+    standings = [_standing(e, realised.get(e.id, ())) for e, _ in folders.values()]
+    default, proven = default_of(standings), is_proven(standings)
     if default is None or probe.probe() is None:
-        return Experience(default)
+        return Experience(default, proven=proven)
     images = tuple(i for c in classes for i in c.images)
     y = torch.tensor([n for n, c in enumerate(classes) for _ in c.images])
     task = probe.represent_task(images, y, cache, ctx)
@@ -55,12 +59,12 @@ def experience(
             continue  # whoever loads it says that it is damaged
         if sources:
             similarities[entry.id] = probe.similarities(task, sources)
-    past = remembering.records(project, default)
-    gains = learnt_gains(remembering.vector(task), past) if len(past) >= TRUSTED else {}
-    return Experience(default, similarities, gains)
+    records = remembering.records(before, default)
+    gains = learnt_gains(remembering.vector(task), records) if len(records) >= TRUSTED else {}
+    return Experience(default, similarities, gains, proven)
 
 
-def _standing(entry: KnowledgeEntry, realised: tuple[float, ...]) -> Standing:
+def _standing(entry: KnowledgeEntry, realised: tuple[tuple[str, int, int], ...]) -> Standing:
     v = entry.validation
     classes = sum(s.classes for s in entry.sources)
     return Standing(entry.id, realised, None if v is None else v.accuracy, len(entry.sources), classes)

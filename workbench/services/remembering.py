@@ -1,19 +1,23 @@
 """What is remembered of every task that is taught, and what became of it when a person labelled more pictures.
 
 ``remember`` is called after each adaptation. It leaves one record per task (:mod:`workbench.project.past_tasks`). A
-picture that was a query when it was last answered, and is an example now, was labelled by a person: what was used is
-right or wrong about it, and so is every other entry that was tried, by what it says of that picture when it is left
-out. So all are judged on the same pictures, and a gain over the default can be learnt from them::
+picture that was a query when it was last answered, and is an example now, was labelled by a person. Every entry that
+was tried is judged by it alike, the one in use like the others: by what it says when the picture is left out, on the
+very same pictures. So a gain over the default can be learnt from them::
 
-    records(project, default)   past tasks as vectors with gains, for ``transfer.prior.learnt_gains``
-    accuracies(project)         realised accuracy of each entry, one number per task, for ``transfer.prior.Standing``
+    past(project, classes)      past tasks but this one, read again only where they changed
+    records(past, default)      as vectors with gains, for ``transfer.prior.learnt_gains``
+    realised(past)              what each entry was right of, for ``transfer.prior.Standing``
 
-Several labels at once that all agree with the predictions are taken for one click that accepted them: they say little
-and are not counted.
+Who corrects what is wrong and leaves the rest labels the mistakes of whatever is in use, which would speak against it.
+Nothing is counted, therefore, before four of five of the pictures that were asked about have a label, whether it was
+given one by one or many answers were accepted at once. An answer that was accepted and is wrong speaks for what is in
+use; that cannot be seen here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import OrderedDict
@@ -32,7 +36,7 @@ from workbench.core.threads import at_thread_end
 from workbench.core.values import Candidate, EntryId, Prediction, TaskClass
 from workbench.learn.features import FeatureCache
 from workbench.project import past_tasks
-from workbench.project.past_tasks import PastTask, Tried, Used
+from workbench.project.past_tasks import PastTask, Stamp, Tried, Used
 from workbench.services import probe
 from workbench.services.probe import Represented
 from workbench.transfer.kinds import packed, unpacked
@@ -45,24 +49,42 @@ _log = logging.getLogger(__name__)
 
 _TASKS = 4
 """Tasks whose last answers each thread keeps."""
-_ACCEPTED = 2
-"""So many labels at once, all as predicted, are one click."""
+_LABELLED = 0.8
+"""Share of the pictures asked about that must have a label before any of them counts."""
 
 
 @dataclass(slots=True)
 class _Asked:
-    """The last answers of a task: the class that each query was said to be, and the queries already counted."""
+    """The last adaptation of a task: all pictures that were asked about, and those that were already counted."""
 
     project: Path
     used: Used
     shots: tuple[int, ...]
-    answers: Mapping[str, str]
+    asked: set[str]
     counted: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Past:
+    """What is needed of a past task.
+
+    Attributes:
+        id: of the task.
+        probe: under which it lies.
+        vector: ``[D + F]``, or ``None`` where it has no place under it.
+        right: (right, of) of each entry in the form that was judged by most pictures.
+    """
+
+    id: str
+    probe: str
+    vector: Tensor | None
+    right: Mapping[EntryId | None, tuple[int, int]]
 
 
 class _Last(threading.local):
     def __init__(self) -> None:
         self.asked: OrderedDict[str, _Asked] = OrderedDict()
+        self.past: tuple[Path, dict[Path, tuple[Stamp, Past | None]]] | None = None
 
 
 _last = _Last()
@@ -71,6 +93,7 @@ _last = _Last()
 @at_thread_end
 def _forget() -> None:
     _last.asked.clear()
+    _last.past = None
 
 
 def remember(
@@ -105,21 +128,25 @@ def remember(
     if before is not None and before.project != project:
         before = None
     shots = tuple(sorted(len(c.images) for c in classes))
-    labelled = _labelled(classes, before)
-    said = {p.image.sha256: "" if p.rejected else _key(classes[p.best]) for p in predictions}
-    asked = _Asked(project, chosen, shots, said, set() if before is None else before.counted | set(labelled))
+    examples = {i.sha256 for c in classes for i in c.images}
+    left = {p.image.sha256 for p in predictions} - examples
+    labelled = set() if before is None else examples & before.asked
+    asked = _Asked(project, chosen, shots, left | labelled, set() if before is None else before.counted)
     _last.asked[id_] = asked
     _last.asked.move_to_end(id_)
     while len(_last.asked) > _TASKS:
         _last.asked.popitem(last=False)
-    if before is not None and (before.used, before.shots) == (chosen, shots) and not labelled:
+    due = labelled - asked.counted if len(labelled) >= _LABELLED * len(labelled | left) else set()
+    if before is not None and (before.used, before.shots) == (chosen, shots) and not due:
         return None
     try:
         where = _represented(classes, cache, ctx)
         task = _record(id_, shots, where, candidates, chosen, past_tasks.find(project, id_))
-        if before is not None and _counts(labelled):
-            task = _judged(task, before.used, labelled, classes, seen)
+        judged: set[str] = set()
+        if before is not None and due:
+            task, judged = _judged(task, before.used, due, classes, seen)
         past_tasks.save(project, task)
+        asked.counted = asked.counted | judged
     except (StorageError, WorkbenchError) as error:
         _log.warning("the task was not remembered: %s", error.why)
         return None
@@ -133,22 +160,6 @@ def identity(classes: Sequence[TaskClass]) -> str:
 
 def _key(c: TaskClass) -> str:
     return c.id or c.name
-
-
-def _labelled(classes: Sequence[TaskClass], before: _Asked | None) -> dict[str, tuple[str, str]]:
-    """Hash -> (what it was said to be, what a person says) of queries that became examples; each counts once."""
-    if before is None:
-        return {}
-    return {
-        i.sha256: (before.answers[i.sha256], _key(c))
-        for c in classes
-        for i in c.images
-        if i.sha256 in before.answers and i.sha256 not in before.counted
-    }
-
-
-def _counts(labelled: Mapping[str, tuple[str, str]]) -> bool:
-    return bool(labelled) and (len(labelled) < _ACCEPTED or any(said != is_ for said, is_ in labelled.values()))
 
 
 def _represented(classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context) -> Represented | None:
@@ -180,32 +191,29 @@ def _record(
 
 
 def _judged(
-    task: PastTask,
-    used: Used,
-    labelled: Mapping[str, tuple[str, str]],
-    classes: Sequence[TaskClass],
-    seen: Sequence[Seen],
-) -> PastTask:
-    """The record with what was used said of the labelled pictures, and every other entry that was tried.
+    task: PastTask, used: Used, labelled: set[str], classes: Sequence[TaskClass], seen: Sequence[Seen]
+) -> tuple[PastTask, set[str]]:
+    """The record with what every entry that was tried says of labelled pictures, and the pictures that all judged.
 
     An entry is judged in the form in which the used one answers, so that a gain is that of its knowledge, and as it was
     trained where that form was not tried.
     """
-    task = task.seen_right(used, sum(said == is_ for said, is_ in labelled.values()), len(labelled))
-    rows = {i.sha256: row for row, i in enumerate(i for c in classes for i in c.images)}
-    wanted = [rows[sha] for sha in labelled]
     forms: dict[EntryId | None, Seen] = {}
     for s in seen:
-        own, alike = s.recipe.own, replace(used_of(s), entry=used.entry) == used
-        if s.knowledge.id != used.entry and (alike or (own and s.knowledge.id not in forms)):
+        alike = replace(used_of(s), entry=used.entry) == used
+        if len(s.left_out.rows) and (alike or (s.recipe.own and s.knowledge.id not in forms)):
             forms[s.knowledge.id] = s
+    pictures = [i.sha256 for c in classes for i in c.images]
+    common = set(range(len(pictures))).intersection(*(s.left_out.rows.tolist() for s in forms.values()))
+    wanted = [row for row in sorted(common) if pictures[row] in labelled]
+    if not forms or not wanted:
+        return task, set()
     for s in forms.values():
         at = {row: n for n, row in enumerate(s.left_out.rows.tolist())}
-        if all(row in at for row in wanted):  # only what was judged on the very same pictures can be compared
-            logits = s.left_out.logits[[at[row] for row in wanted]]
-            right = int((logits.argmax(1) == s.support.y[wanted]).sum())
-            task = task.seen_right(used_of(s), right, len(wanted))
-    return task
+        logits = s.left_out.logits[[at[row] for row in wanted]]
+        right = int((logits.argmax(1) == s.support.y[wanted]).sum())
+        task = task.seen_right(used_of(s), right, len(wanted))
+    return task, {pictures[row] for row in wanted}
 
 
 def used_of(seen: Seen) -> Used:
@@ -223,31 +231,50 @@ def _vector(mean: Tensor, metafeatures: Tensor) -> Tensor:
     return torch.cat([mean, values * there])
 
 
-def records(project: Path, default: EntryId | None) -> tuple[Record, ...]:
+def past(project: Path, classes: Sequence[TaskClass] = ()) -> tuple[Past, ...]:
+    """Past tasks of a project, newest first, without the one that these classes are.
+
+    Files are read when they are new or changed; each thread remembers what it read of the last project.
+    """
+    had = _last.past[1] if _last.past is not None and _last.past[0] == project else {}
+    found = past_tasks.distilled(project, _distilled, had)
+    _last.past = project, found
+    own = identity(classes) if classes else ""
+    return tuple(p for _, p in found.values() if p is not None and p.id != own)
+
+
+def _distilled(task: PastTask) -> Past:
+    where = None
+    if task.names == probe.NAMES and len(task.metafeatures) == 2 * len(probe.NAMES) and task.representation:
+        with contextlib.suppress(ValueError, RuntimeError):  # of another width than any mean and covariance have
+            where = _vector(_mean(task), torch.tensor(task.metafeatures, dtype=torch.float64))
+    return Past(task.id, task.probe, where, _by_entry(task))
+
+
+def records(found: Sequence[Past], default: EntryId | None) -> tuple[Record, ...]:
     """Past tasks of this probe on which the default and something else were judged by the same pictures."""
     network = probe.probe()
     if network is None:
         return ()
-    found = []
-    for task in past_tasks.read(project)[0]:
-        usable = task.probe == network.digest and task.names == probe.NAMES
-        by_entry = _by_entry(task)
-        if not usable or default not in by_entry or len(task.metafeatures) != 2 * len(probe.NAMES):
+    out = []
+    for p in found:
+        if p.probe != network.digest or p.vector is None or default not in p.right:
             continue
-        right, of = by_entry.pop(default)
-        gains = {e: r / n - right / of for e, (r, n) in by_entry.items() if e is not None and n == of}
+        right, of = p.right[default]
+        others = {e: pair for e, pair in p.right.items() if e is not None and e != default}
+        gains = {e: r / n - right / of for e, (r, n) in others.items() if n == of}
         if gains:
-            found.append(Record(_vector(_mean(task), torch.tensor(task.metafeatures, dtype=torch.float64)), gains))
-    return tuple(found)
+            out.append(Record(p.vector, gains))
+    return tuple(out)
 
 
-def accuracies(project: Path) -> dict[EntryId, tuple[float, ...]]:
-    """Realised accuracy of each entry, one number per past task in which it was judged."""
-    out: dict[EntryId, tuple[float, ...]] = {}
-    for task in past_tasks.read(project)[0]:
-        for entry, (right, of) in _by_entry(task).items():
+def realised(found: Sequence[Past]) -> dict[EntryId, tuple[tuple[str, int, int], ...]]:
+    """What each entry was right of: (task, right, of) for each past task in which it was judged."""
+    out: dict[EntryId, tuple[tuple[str, int, int], ...]] = {}
+    for p in found:
+        for entry, (right, of) in p.right.items():
             if entry is not None:
-                out[entry] = (*out.get(entry, ()), right / of)
+                out[entry] = (*out.get(entry, ()), (p.id, right, of))
     return out
 
 

@@ -8,6 +8,7 @@ seniority, which is what the others have to outweigh where nothing else is known
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +27,9 @@ STRENGTH = 1.0
 """Of the ridge, for vectors whose numbers have variance 1 and are divided by the root of their number."""
 LARGEST = 0.5
 FEW = 3
-"""Past tasks below which a realised accuracy says nothing of an entry."""
+"""Past tasks in common below which two entries are not compared."""
+CAUTION = 20
+"""Pictures without any difference that are added to what two entries were right of; a choice, not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,26 @@ class Experience:
     """What is known before a task's examples are tried.
 
     Attributes:
-        default: the entry with the best record, ``None`` where nothing is known.
+        default: the entry with the best record or else the broadest, ``None`` where nothing is known.
         similarities: the task's to each source (by name), of entries whose sources were measured as the task is.
         gains: in accuracy over the default, of entries that were tried on enough past tasks.
+        proven: whether the default was compared with another entry on past tasks, and did no worse.
     """
 
     default: EntryId | None = None
     similarities: Mapping[EntryId, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     gains: Mapping[EntryId, float] = field(default_factory=dict)
+    proven: bool = False
+
+    @property
+    def most(self) -> float:
+        """What the similarity of an entry that the probe does not know counts as at most, where it knows others.
+
+        Under the entry's own network it is on another scale (a trunk that maps everything to one place finds everything
+        alike), so it never comes before the entry that is most similar under the probe.
+        """
+        known = [value for pairs in self.similarities.values() for _, value in pairs]
+        return math.nextafter(max(known), 0.0) if known else 1.0
 
 
 def learnt_gains(vector: Tensor, records: Sequence[Record]) -> dict[EntryId, float]:
@@ -95,30 +110,52 @@ class Standing:
 
     Attributes:
         entry: id.
-        realised: its accuracy on past tasks, 0..1.
+        realised: (task's id, right, of) of each past task; entries with one ``of`` were judged on the same pictures.
         validation: accuracy on validation episodes, or ``None``.
         sources: how many it was trained on.
         classes: of all of them.
     """
 
     entry: EntryId
-    realised: tuple[float, ...]
+    realised: tuple[tuple[str, int, int], ...]
     validation: float | None
     sources: int
     classes: int
 
 
 def default_of(standings: Sequence[Standing]) -> EntryId | None:
-    """The entry with the best record, ``None`` for an empty library.
+    """The entry with the best record, or else the broadest; ``None`` for an empty library.
 
-    With the best mean of realised accuracies, among entries with three or more of them. Where there are none: the
-    broadest entry, by its sources and then by their classes, since knowledge of many things disappoints least on a new
-    one; validation accuracy decides among equally broad ones only, for it is measured on an entry's own sources, and an
-    entry that knows one easy source would always win by it. The first of equal ones.
+    The broadest has most sources and then most classes, since knowledge of many things disappoints least on a new one;
+    validation accuracy decides among equally broad ones only, for it is measured on an entry's own sources, and an
+    entry that knows one easy source would always win by it. Another entry takes its place if it was right more often
+    on the pictures of past tasks that both were judged on, at least three tasks: by most per picture, with ``CAUTION``
+    pictures added on which they did not differ, so that few count little. Accuracies on different tasks are never
+    compared. The first of equal ones.
     """
-    proven = [s for s in standings if len(s.realised) >= FEW]
-    if proven:
-        return max(proven, key=lambda s: sum(s.realised) / len(s.realised)).entry
+    start, ahead = _compared(standings)
+    best = max(ahead, key=lambda e: ahead[e], default=start)
+    return best if best is not None and ahead.get(best, 0.0) > 0 else start
+
+
+def is_proven(standings: Sequence[Standing]) -> bool:
+    """Whether the default was compared with another entry on past tasks, and is not merely the broadest."""
+    return bool(_compared(standings)[1])
+
+
+def _compared(standings: Sequence[Standing]) -> tuple[EntryId | None, dict[EntryId, float]]:
+    """The broadest entry, and by how much others are more accurate on the tasks that each has in common with it."""
     if not standings:
+        return None, {}
+    start = max(standings, key=lambda s: (s.sources, s.classes, s.validation or 0.0))
+    ahead = {s.entry: _ahead(s, start) for s in standings if s.entry != start.entry}
+    return start.entry, {entry: gain for entry, gain in ahead.items() if gain is not None}
+
+
+def _ahead(one: Standing, other: Standing) -> float | None:
+    """By how much the first is more accurate on common tasks, drawn towards 0; ``None``: too few in common."""
+    had = {(task, of): right for task, right, of in other.realised}
+    pairs = [(right - had[task, of], of) for task, right, of in one.realised if (task, of) in had]
+    if len(pairs) < FEW:
         return None
-    return max(standings, key=lambda s: (s.sources, s.classes, s.validation or 0.0)).entry
+    return sum(more for more, _ in pairs) / (sum(of for _, of in pairs) + CAUTION)
