@@ -19,6 +19,7 @@ from workbench.project.library import Library
 from workbench.services import experience, exporting, knowledge, models, predict, recasting, survey, teaching, trying
 from workbench.services.requests import ApplyRequest, ExportRequest
 from workbench.transfer import rank, recipes
+from workbench.transfer.prior import Experience
 from workbench.transfer.recipes import Recipe
 
 CTX = Context()
@@ -181,6 +182,19 @@ def test_a_library_of_many_is_short_listed_and_the_rest_can_be_chosen(project, c
     assert {c.entry for c in taught.candidates} == {*everybody, None}
     assert sum(c.weight for c in taught.candidates) == pytest.approx(1)
     assert EntryId(last.entry_id) == last.entry_id
+
+
+def test_what_the_probe_does_not_know_never_comes_before_what_it_finds_most_similar(trained, classes) -> None:
+    entries = Library(trained).entries()
+    own = survey.survey(classes, trained, "auto", knowledge.feature_cache(), CTX).seen[:-1]
+    known, value = entries[1].id, 0.5 * max(s.likeness for s in own if s.knowledge.id != entries[1].id)
+    past = Experience(known, {known: (("under the probe", value),)})
+    found = survey.survey(classes, trained, "auto", knowledge.feature_cache(), CTX, past=past)
+    options = {s.knowledge.id: s.option(()) for s in found.seen[:-1]}
+    assert options[known].prior == value
+    others = [o for e, o in options.items() if e != known]
+    assert max(o.nearest[1] or 0 for o in others) > value, "under their own networks they look more similar"
+    assert all(o.prior < value for o in others)
 
 
 def test_at_one_example_each_nothing_but_entries_as_they_are_is_considered(trained, classes) -> None:

@@ -21,6 +21,7 @@ from workbench.project.library import Library
 from workbench.services import answers, knowledge, survey, teaching
 from workbench.services.teach import TeachRequest, TeachResult
 from workbench.services.teaching import teach
+from workbench.transfer.prior import Experience
 
 Classes = tuple[TaskClass, ...]
 
@@ -363,6 +364,22 @@ class TestCaches:
         b = ask(classes, trained, asked, id_of(trained, "reptile"))
         assert a.step_names != b.step_names
         assert ask(classes, trained, asked, id_of(trained, "maml")).steps == a.steps
+
+    def test_another_default_is_not_answered_from_before(self, trained, classes, monkeypatch) -> None:
+        """Other tasks may have made it so; the looks at the examples stay the same."""
+        default, proven = id_of(trained, "proto"), False
+        monkeypatch.setattr(teaching, "experience", lambda *_: Experience(default, proven=proven))
+
+        def taught():
+            return teaching.adapt_to(classes, trained, "auto", knowledge.feature_cache(), Context(), every_step=False)
+
+        first = taught()
+        assert taught() is first
+        default = id_of(trained, "ridge")
+        second = taught()
+        assert second is not first
+        proven = True
+        assert taught() is not second
 
     def test_what_is_remembered_has_a_limit(self, trained, classes, monkeypatch) -> None:
         monkeypatch.setattr(survey, "_REMEMBERED", 1)

@@ -42,7 +42,6 @@ _SHORT_LIST = 8
 _REMEMBERED = 256_000_000
 """Bytes of examples that each thread remembers."""
 
-
 _AS_IT_IS = Recipe(None)
 
 
@@ -62,6 +61,7 @@ class Seen:
         unlabelled: pictures without labels that help it to adapt, as its inputs or features; ``None``: none do.
         recipe: what is made of the knowledge, which is the entry's as it was trained until ``cast``.
         gain: what past tasks make one expect of it, in accuracy over the default.
+        most: what its similarities count as at most.
     """
 
     knowledge: Knowledge
@@ -75,6 +75,7 @@ class Seen:
     unlabelled: Tensor | None = None
     recipe: Recipe = _AS_IT_IS
     gain: float = 0.0
+    most: float = 1.0
 
     @property
     def gradient_based(self) -> bool:
@@ -83,15 +84,15 @@ class Seen:
 
     @property
     def likeness(self) -> float:
-        """Similarity to the nearest of its sources."""
-        return max((value for _, value in self.similarities), default=0.0)
+        """Similarity to the nearest of its sources, as it counts."""
+        return min(max((value for _, value in self.similarities), default=0.0), self.most)
 
     def option(self, examples: tuple[int, ...]) -> Option:
         """As the choice sees it, judged on these examples (none: not judged)."""
         losses = dict(zip(self.left_out.rows.tolist(), self.losses.tolist(), strict=True))
         judged = tuple(losses[i] for i in examples) if examples and len(losses) else None
         k = self.knowledge
-        return Option(k.id, k.name, self.similarities, judged, self.recipe.words, self.gain)
+        return Option(k.id, k.name, self.similarities, judged, self.recipe.words, self.gain, self.most)
 
     def estimate(self, candidates: int, *, lost: float | None = None, before: bool = False) -> Estimate | None:
         """Left-out accuracy after (or ``before``) adapting; ``None`` while it cannot be estimated.
@@ -117,12 +118,14 @@ class Survey(NamedTuple):
         problems: the entries that could not be used, with the reason.
         default: index of what is used where nothing speaks against it, ``None`` where nothing is known.
         unseen: the entries that were not tried, since others are more likely to help.
+        proven: whether past tasks speak for the default.
     """
 
     seen: list[Seen]
     problems: tuple[Problem, ...]
     default: int | None = None
     unseen: tuple[Option, ...] = ()
+    proven: bool = False
 
 
 class UnfitError(Exception):
@@ -155,14 +158,12 @@ def check_classes(classes: tuple[TaskClass, ...]) -> None:
         WorkbenchError: fewer than two classes, or a class without examples.
     """
     if len(classes) < 2:
-        raise WorkbenchError(
-            "Nothing was adapted", "a choice needs at least two classes with an example", "Add another class"
-        )
+        why = "a choice needs at least two classes with an example"
+        raise WorkbenchError("Nothing was adapted", why, "Add another class")
     for c in classes:
         if not c.images:
-            raise WorkbenchError(
-                "Nothing was adapted", f"{c.name} has no readable example", "Add a picture to it or delete it"
-            )
+            why = f"{c.name} has no readable example"
+            raise WorkbenchError("Nothing was adapted", why, "Add a picture to it or delete it")
 
 
 def survey(
@@ -219,10 +220,9 @@ def survey(
         for s in looked
     ]
     found = [_expected(s, classes, past) for s in found]
-    default = next(
-        (i for i, s in enumerate(found) if past.default is not None and s.knowledge.id == past.default), None
-    )
-    return Survey(found, tuple(problems), default, unseen)
+    ids = [s.knowledge.id for s in found]
+    default = ids.index(past.default) if past.default is not None and past.default in ids else None
+    return Survey(found, tuple(problems), default, unseen, past.proven)
 
 
 def _expected(seen: Seen, classes: tuple[TaskClass, ...], past: Experience) -> Seen:
@@ -231,13 +231,14 @@ def _expected(seen: Seen, classes: tuple[TaskClass, ...], past: Experience) -> S
     if k.id is None:
         return seen
     under, gain = past.similarities.get(k.id, ()), past.gains.get(k.id, 0.0)
-    if not under and not gain:
+    most = 1.0 if under else past.most
+    if not under and not gain and most == 1.0:
         return seen
-    key = key_of(k, classes, (), ("expected", under, gain))
+    key = key_of(k, classes, (), ("expected", under, gain, most))
     before = recall(key, k)
     if before is not None and before.left_out is seen.left_out:
         return before
-    return remember(key, replace(seen, similarities=under or seen.similarities, gain=gain))
+    return remember(key, replace(seen, similarities=under or seen.similarities, gain=gain, most=most))
 
 
 def _short_list(
@@ -261,14 +262,15 @@ def _short_list(
     options: dict[EntryId, Option] = {}
     few = tuple(replace(c, images=c.images[:1]) for c in classes)
     for entry, path in entries:
-        found = past.similarities.get(entry.id)
+        found, most = past.similarities.get(entry.id), 1.0
         if not found:
+            most = past.most
             ctx.check()
             try:
                 found = look(known.load(entry, path, library), few, (), cache, ctx).similarities
             except (WorkbenchError, UnfitError):
                 found = ()  # whether it can be used is found out if it is wanted
-        options[entry.id] = Option(entry.id, entry.name, found, None, gain=past.gains.get(entry.id, 0.0))
+        options[entry.id] = Option(entry.id, entry.name, found, None, gain=past.gains.get(entry.id, 0.0), most=most)
     first = {choice, past.default}
     kept = frozenset(sorted(options, key=lambda e: (e not in first, -options[e].prior))[:_SHORT_LIST])
     return kept, tuple(o for e, o in options.items() if e not in kept)

@@ -136,7 +136,7 @@ def adapt_to(
         before, steps, had = _last.asked
         # the survey hands out the very same looks as long as nothing changed
         same = len(had.seen) == len(found.seen) and all(a is b for a, b in zip(had.seen, found.seen, strict=True))
-        if same and before == choice and steps == every_step and had.problems == found.problems:
+        if same and (before, steps) == (choice, every_step) and had._replace(seen=found.seen) == found:
             return _last.taught
     taught = _adapt(classes, found, choice, every_step, ctx)
     _last.asked, _last.taught = (choice, every_step, found), taught
@@ -151,7 +151,7 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     examples = () if alone else common_examples(seen)
     options = [s.option(examples) for s in seen]
     shots = 1 if alone else shots_of(counts)
-    found_choice = choose(options, shots, choice, found.default)
+    found_choice = choose(options, shots, choice, found.default, found.proven)
     candidates = found_choice.candidates + tuple(untried(o) for o in found.unseen)
     best = options[found_choice.chosen]
     chosen = together(cast(seen[found_choice.chosen], classes), classes, ctx)
@@ -159,7 +159,7 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     judged = sum(o.loss is not None for o in options)
 
     def again(some: Sequence[int]) -> int:
-        return choose([s.option(tuple(some)) for s in seen], shots, choice, found.default).chosen
+        return choose([s.option(tuple(some)) for s in seen], shots, choice, found.default, found.proven).chosen
 
     lost = None if asked_for or judged < 2 else lost_by_choosing(seen, found_choice.chosen, examples, again)
     if best.entry_id is None:
