@@ -198,6 +198,20 @@ class TestHeldOut:
         assert sorted(found.rows.tolist()) == wanted
         assert len(seen) <= max(folds, 2)
 
+    def test_every_part_lacks_one_of_every_class_however_small(self):
+        _, state, s = support([2, 6, 1])
+        parts = []
+        real = ToyProto.adapt
+
+        class Watching(ToyProto):
+            def adapt(self, state, part, ctx, **rest):
+                parts.append(torch.bincount(part.y, minlength=3).tolist())
+                return real(self, state, part, ctx, **rest)
+
+        found = held_out(Watching(), state, s, Context(), 6)
+        assert parts == [[1, 5, 1]] * 6
+        assert sorted(found.rows.tolist()) == list(range(8)), "each is asked about once"
+
     def test_a_copy_is_left_out_with_its_original(self):
         """Otherwise the copy in the other class answers for it."""
         toy, state, s = support([3, 3])

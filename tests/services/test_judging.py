@@ -52,6 +52,13 @@ def test_a_choice_that_never_changes_loses_nothing(trained, classes) -> None:
     assert judging.lost_by_choosing([seen], 0, (), lambda _: 0) is None
 
 
+def test_every_part_of_the_choice_lacks_one_of_every_class_however_small(trained, classes) -> None:
+    seen = taught(shots(classes, 2, 4, 4), trained, id_of(trained, "proto")).seen
+    kept: list[list[int]] = []
+    judging.lost_by_choosing([seen], 0, range(10), lambda some: kept.append(list(some)) or 0)
+    assert [torch.bincount(seen.support.y[some], minlength=3).tolist() for some in kept] == [[1, 3, 3]] * 4
+
+
 def test_a_picture_of_another_class_has_the_largest_influence(trained, classes, queries) -> None:
     stranger = queries[0].images[0]
     mixed = (classes[0], type(classes[1])("mixed", (*classes[1].images, stranger)), classes[2])

@@ -45,6 +45,25 @@ def test_one_example_per_class_cannot_be_estimated() -> None:
     assert estimate([], 5, 3) is None
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_a_single_left_out_example_gives_a_wide_interval(right: bool) -> None:
+    found = estimate([right], 2, 1)
+    assert found is not None
+    assert found.high - found.low > 0.3
+    assert (found.accuracy == 1.0) == right
+
+
+def test_what_is_left_out_beside_a_part_does_not_help_to_choose() -> None:
+    asked = []
+
+    def choose(some: Sequence[int]) -> int:
+        asked.append(list(some))
+        return 0
+
+    assert optimism([[True] * 4], [[0, 2], [1], [3]], 0, choose, [[], [2], [0]]) == 0.0
+    assert asked == [[1, 3], [0, 3], [2, 1]]
+
+
 def interval(right: float, n: int, shots: int) -> tuple[float, float]:
     low, high = wilson(0.8 * right, 0.8 * n)
     return low, 1 - (1 - high) * (shots - 1) / shots

@@ -216,7 +216,8 @@ def held_out(
         support: ``S`` examples.
         ctx: checked between adaptations.
         folds: number of adaptations to spend, each without an equal part of every class; ``None`` leaves every example
-            out on its own. A class with one example keeps it, so no class ever disappears.
+            out on its own. A class with one example keeps it, so no class ever disappears. A class of fewer examples
+            than ``folds`` has one left out every time all the same, which is asked about only once.
         same: per example, what identifies the picture; a copy of what is left out is left out with it (unless it is the
             last one of its class), since it would give the answer away.
         unlabelled: what a transductive algorithm adapts with, pictures or features as in ``support``. What is left out
@@ -224,9 +225,9 @@ def held_out(
     """
     gradient = "gradient-based" in algorithm.info.tags
     rows, logits, before = [], [], []
-    for out in _left_out(support, folds):
+    for out, beside in _left_out(support, folds):
         ctx.check()
-        mask = _kept(support, out, same)
+        mask = _kept(support, [*out, *beside], same)
         features = None if support.features is None else support.features[mask]
         part = Support(support.x[mask], support.y[mask], support.ways, features)
 
@@ -252,13 +253,32 @@ def held_out(
     return HeldOut(torch.cat(rows), torch.cat(logits), torch.cat(before) if before else None)
 
 
-def _left_out(support: Support, folds: int | None) -> list[list[int]]:
+def _left_out(support: Support, folds: int | None) -> list[tuple[list[int], list[int]]]:
+    """What is left out and asked about at a time, and what is left out besides."""
     members = [torch.nonzero(support.y == c).flatten().tolist() for c in range(support.ways)]
     members = [m for m in members if len(m) >= 2]
     if folds is None:
-        return [[i] for m in members for i in m]
-    parts = [[i for m in members for i in m[r :: max(folds, 2)]] for r in range(max(folds, 2))]
-    return [part for part in parts if part]
+        return [([i], []) for m in members for i in m]
+    return parted(members, max(folds, 2))
+
+
+def parted(members: Sequence[Sequence[int]], count: int) -> list[tuple[list[int], list[int]]]:
+    """Examples in parts that hold some of every class, and what each part lacks for that.
+
+    Args:
+        members: the examples of each class, at least one.
+        count: of parts; there are no more than the largest class has examples.
+
+    Returns:
+        Per part its examples, each in one part, and examples of other parts: one of each class that has none in it, a
+        different one each time.
+    """
+    parts = []
+    for r in range(count):
+        own = [i for m in members for i in m[r::count]]
+        if own:
+            parts.append((own, [m[r % len(m)] for m in members if len(m) <= r]))
+    return parts
 
 
 def _kept(support: Support, out: list[int], same: Sequence[object] | None) -> Tensor:

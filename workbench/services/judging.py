@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from workbench.core.context import Context
 from workbench.core.values import TaskClass
-from workbench.learn.calibrate import fit_temperature, held_out
+from workbench.learn.calibrate import fit_temperature, held_out, parted
 from workbench.learn.influence import influence
 from workbench.services.survey import Seen
 from workbench.transfer.estimate import optimism
@@ -63,16 +63,16 @@ def lost_by_choosing(
     for i in examples:
         members.setdefault(int(y[i]), []).append(i)
     count = min(_MOST_PARTS, max(len(m) for m in members.values()))
-    parts = [[i for m in members.values() for i in m[r::count]] for r in range(count)]
     if count < 2:
         return None
+    parts = parted(list(members.values()), count)
     right = []
     for s in seen:
         answers = torch.zeros(len(y), dtype=torch.bool)
         if len(s.left_out.rows):
             answers[s.left_out.rows] = s.left_out.logits.argmax(1) == y[s.left_out.rows]
         right.append(answers.tolist())
-    return optimism(right, parts, chosen, choose)
+    return optimism(right, [own for own, _ in parts], chosen, choose, [beside for _, beside in parts])
 
 
 def influences(seen: Seen) -> list[float]:

@@ -59,7 +59,8 @@ def estimate(correct: Sequence[bool], shots: int, candidates_tried: int, lost: f
     if shots < 2 or n == 0:
         return None
     right = sum(correct)
-    low, high = wilson(WORTH * right, WORTH * n)
+    worth = max(WORTH, 1 / n)  # no fewer than one trial in all
+    low, high = wilson(worth * right, worth * n)
     if lost is None and candidates_tried > 1:
         # the standard error of the interval's centre, so that "all right" is corrected too
         centre = (low + high) / 2
@@ -72,12 +73,16 @@ def estimate(correct: Sequence[bool], shots: int, candidates_tried: int, lost: f
     accuracy = 1 - (1 - kept / n) * fewer**GAIN
     if kept < n:
         how += f"; raised by {100 * (accuracy - kept / n):.0f} points for the example of each class that was left out"
-    low = wilson(WORTH * kept, WORTH * n)[0]
+    low = wilson(worth * kept, worth * n)[0]
     return Estimate(accuracy, low, 1 - (1 - high) * fewer**MOST_GAIN, how)
 
 
 def optimism(
-    right: Sequence[Sequence[bool]], parts: Sequence[Sequence[int]], chosen: int, choose: Callable[[Sequence[int]], int]
+    right: Sequence[Sequence[bool]],
+    parts: Sequence[Sequence[int]],
+    chosen: int,
+    choose: Callable[[Sequence[int]], int],
+    beside: Sequence[Sequence[int]] | None = None,
 ) -> float:
     """Examples that the chosen candidate answers because it was chosen on them.
 
@@ -91,11 +96,13 @@ def optimism(
         parts: the examples, each in one part.
         chosen: index of the candidate that was chosen on all of them.
         choose: index of the one that would be chosen on these examples alone.
+        beside: per part, examples of other parts that are left out with it and not asked about again: those of small
+            classes, which then have one less as all have.
     """
     everything = [i for part in parts for i in part]
     lost = 0
-    for part in parts:
-        out = set(part)
+    for r, part in enumerate(parts):
+        out = {*part, *(beside[r] if beside is not None else ())}
         again = choose([i for i in everything if i not in out])
         lost += sum(right[chosen][i] - right[again][i] for i in part)
     return float(lost)
