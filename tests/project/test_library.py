@@ -304,6 +304,7 @@ def test_a_card_may_tell_more_than_is_read() -> None:
 
 
 def test_only_what_lies_in_the_library_is_put_away(library: Library, tmp_path: Path) -> None:
+    library.folders = tuple(tmp_path / name for name in ("project", "own", "shipped"))
     library.save(entry(), TENSORS)
     elsewhere = library.save(entry("0000beef"), TENSORS, tmp_path / "elsewhere")
     shipped = library.save(entry("0000cafe"), TENSORS, library.folders[-1])

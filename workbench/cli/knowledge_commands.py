@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,11 +11,9 @@ import msgspec
 from workbench.cli.continuing import kept_lines
 from workbench.cli.output import emit, say_problems
 from workbench.core.context import Context
-from workbench.core.errors import WorkbenchError
-from workbench.core.paths import display
 from workbench.core.values import KnowledgeEntry
 from workbench.project import lineage, past_tasks, retiring
-from workbench.project.library import Library, starter_knowledge
+from workbench.project.library import Library
 from workbench.project.searching import search
 from workbench.services import jobs
 
@@ -99,13 +96,7 @@ def _export(arguments: argparse.Namespace, ctx: Context) -> int:
 def _retire(arguments: argparse.Namespace, _ctx: Context) -> int:
     library = Library(arguments.project)
     entry, path = library.find(arguments.entry)
-    if path.parent not in library.folders:
-        raise WorkbenchError(
-            "The knowledge was not retired", f"{display(str(path))} lies in no library", "Import it first"
-        )
-    # what is shipped may lie where nobody may write, so its mark lies in the person's own library
-    folder = path.parent if path.parent != starter_knowledge() else library.folders[-2]
-    retiring.retire(folder, entry.id, datetime.now(UTC).isoformat(timespec="seconds"), arguments.why)
+    library.retire(entry, path, arguments.why)
     emit({"entry": entry.id, "path": str(path), "name": entry.name, "retired": True}, arguments.json, _put_away)
     return 0
 
@@ -175,7 +166,7 @@ def card(v: dict[str, Any]) -> Iterable[str]:
     used = v["realised"]
     if used["tasks"]:
         yield f"  used for {used['tasks']} task{'s' if used['tasks'] > 1 else ''}" + (
-            f": {used['right']} of {used['of']} pictures labelled afterwards were right" if used["of"] else ""
+            f": recognises {used['right']} of {used['of']} pictures labelled afterwards" if used["of"] else ""
         )
     if used["gain"] is not None:
         yield f"  {100 * used['gain']:+.0f} points beside what else was used for the same tasks"

@@ -13,7 +13,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from workbench.core import storage
@@ -225,11 +224,7 @@ def retire(entry: EntryId, project: Path, _ctx: Context) -> EntryId:
         WorkbenchError: there is no such entry, or the mark could not be written.
     """
     library = Library(project)
-    folder = library.path_of(entry).parent
-    *_, own, shipped = library.folders
-    if folder == shipped:
-        folder = own
-    retiring.retire(folder, entry, datetime.now(UTC).isoformat(timespec="seconds"))
+    library.retire(*library.find(entry))
     return entry
 
 
