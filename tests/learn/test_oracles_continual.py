@@ -10,6 +10,7 @@ import torch
 from tests.learn import tasks, toy
 from tests.learn.data import sampler, source
 from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
 from workbench.learn import averaging, continual, engine, registry
 from workbench.learn.checkpoint import state_digest
 from workbench.learn.continual import ANCHOR, FISHER, Keeping, Replayed, exemplars, pulled, running
@@ -311,3 +312,10 @@ def test_a_few_pictures_of_each_class_are_kept():
     assert not np.array_equal(few.arrays[0], other.arrays[0])
     (all_of,) = exemplars([one], generator(0), 20)
     assert all(np.array_equal(a, b) for a, b in zip(all_of.arrays, one.arrays, strict=True))
+
+
+def test_a_number_without_information_is_not_let_go_silently() -> None:
+    state = State({"trunk.weight": torch.ones(2), "trunk.bias": torch.ones(1)}, {})
+    for found in ({"trunk.weight": torch.ones(2)}, {"trunk.weight": torch.ones(2), "trunk.bias": torch.ones(2)}):
+        with pytest.raises(WorkbenchError, match="how much bias mattered"):
+            Keeping("ewc", 1.0, lambda _, found=found: found).begun(state)

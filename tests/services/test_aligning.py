@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +15,20 @@ from PIL import Image
 from tests.services.conftest import quick
 from tests.services.material import folder, request, task
 from workbench.__main__ import main
+from workbench.cli.learn_commands import aligned_lines
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.values import Task, TrainRequest
 from workbench.learn import domain, recoloured
+from workbench.learn.registry import backbone
 from workbench.project import runs
 from workbench.project.library import Library
-from workbench.services import aligning, aligning_report, jobs
+from workbench.project.lineage import lineage
+from workbench.services import aligning, aligning_report, jobs, probe
 from workbench.services import knowledge as known
+from workbench.services.continuing import continued
 from workbench.services.train import train
+from workbench.transfer import mixing
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,8 @@ def test_adabn_gives_a_new_entry_whose_statistics_are_the_targets(places, entry,
     before, after = library.load_tensors(path), library.load_tensors(Path(result.entry_path))
     moved = {n for n in before if not np.array_equal(before[n], after[n])}
     assert moved == {n for n in before if "running_" in n}, "nothing but the statistics"
-    assert before.keys() == after.keys()
+    assert {n.split(".")[0] for n in after.keys() - before.keys()} == {"probe", "metafeatures"}, "where the target lies"
+    assert not before.keys() - after.keys()
     assert result.entry.id != entry
     assert result.entry.validation is None, "its figure was of the old domain"
     assert result.entry.calibration == old.calibration
@@ -133,6 +140,56 @@ def test_a_penalty_of_training_says_what_it_did(places, entry, tmp_path, method)
     arrays = Library(tmp_path).load_tensors(Path(result.entry_path))
     assert not any("keep." in n for n in arrays), "what the run remembers is no part of the entry"
     assert runs.read_request(tmp_path / "runs" / result.run) == asked
+
+
+@pytest.mark.parametrize(("method", "changes"), [("adabn", {}), ("coral", {}), ("mmd", {"episodes": 3})])
+def test_aligned_knowledge_is_found_for_pictures_of_its_target(places, entry, tmp_path, method, changes):
+    """Under the probe, which sees pictures as they are, it would resemble the target as little as before."""
+    result = train(aligned(places, entry, method, "flat", **changes), tmp_path, Context())
+    library, cache, ctx = Library(tmp_path), known.feature_cache(), Context()
+    classes = [c.images[-2:] for c in task(places / "target").classes]
+    images = tuple(i for some in classes for i in some)
+    seen = probe.represent_task(images, torch.arange(len(classes)).repeat_interleave(2), cache, ctx)
+    assert seen is not None
+    before, after = (
+        dict(probe.similarities(seen, probe.sources_of(e, library.path_of(e.id), library)))
+        for e in (library.find(entry)[0], result.entry)
+    )
+    assert after.keys() - before.keys() == {"flat"}
+    assert after["source"] == pytest.approx(before["source"], abs=0.2)
+    assert after["flat"] > before["source"] + 0.2
+
+
+def test_the_card_of_aligned_knowledge_tells_of_itself(places, entry, tmp_path):
+    folder(places / "more", range(10, 16), 6)
+    asked = request(task(places / "more"), start=entry, keep="l2", name="second", seed=3)
+    second = train(asked, tmp_path, Context()).entry
+    result = train(aligned(places, "second", "adabn"), tmp_path, Context())
+    p, library = result.entry.provenance, Library(tmp_path)
+    assert [a.entry for a in lineage(result.entry, library.entries())] == [second.id, entry]
+    assert not p.keys() & {"kept", "validation_kind"}, "figures of another network"
+    path = library.find("second")[1]
+    held = known.load(second, path, library)
+    setting = held.algorithm.setting
+    network = backbone(setting.backbone).skeleton(setting.channels, setting.size)
+    assert p["ancestor"] == mixing.trunk_of(network, held.state, "second").digest
+    c = continued(request(task(places / "source"), start=result.entry.id, keep="none"), tmp_path, Context())
+    assert c is not None
+    assert [s.name for s in c.old] == ["more", "source"], "what was learnt before is not forgotten on the way"
+
+
+def test_a_report_that_cannot_be_made_does_not_lose_what_was_learnt(places, entry, tmp_path):
+    class Losing(Context):
+        def status(self, text: str) -> None:
+            super().status(text)
+            if text == "Saving what was learnt":
+                shutil.rmtree(Library(tmp_path).find(entry)[1])
+
+    result = train(aligned(places, entry, "mmd", episodes=3, name="kept"), tmp_path, Losing())
+    record = result.entry.provenance["aligned"]
+    assert Library(tmp_path).find("kept")[0].id == result.entry.id
+    assert record["held_out"] is None
+    assert record["unmeasured"] in list(aligned_lines(record))[1]
 
 
 def test_labels_of_the_target_change_nothing_but_the_report(places, entry, tmp_path):

@@ -14,15 +14,20 @@ import torch
 from tests.services.conftest import quick
 from tests.services.material import SIZE, folder, request, task
 from workbench.__main__ import main
+from workbench.cli.continuing import kept_lines
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
-from workbench.core.values import TrainRequest
-from workbench.learn import continual
+from workbench.core.values import SourceInfo, TrainRequest
+from workbench.data.episodes import Sampler
+from workbench.learn import continual, engine
 from workbench.learn.checkpoint import load_checkpoint
+from workbench.learn.engine import Outcome
+from workbench.learn.evaluate import FrozenEpisodes, freeze
 from workbench.project import runs
 from workbench.project.library import Library
-from workbench.services import continuing, jobs, preparing
-from workbench.services.continuing import compared, continued, stored_information, to_store
+from workbench.services import continuing, forgetting, jobs, preparing
+from workbench.services.continuing import continued, stored_information, to_store
+from workbench.services.forgetting import compared
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +185,140 @@ def test_a_run_cut_short_goes_on_with_what_it_kept(known: Path, place: Path) -> 
     result = jobs.resume(run.id, place, Context())
     assert result.entry.provenance["kept"]["how"] == "ewc"
     assert result.episodes == 4
+
+
+def unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the entry's card did not name the classes it was trained on."""
+    real = Library.find
+
+    def find(self: Library, wanted: str):  # type: ignore[no-untyped-def]
+        entry, path = real(self, wanted)
+        return replace(entry, sources=tuple(replace(s, class_names=()) for s in entry.sources)), path
+
+    monkeypatch.setattr(Library, "find", find)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_forgetting_is_measured_on_pictures_that_the_run_did_not_use(
+    known: Path, place: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    measured: dict[str, set[bytes]] = {}
+    drawn_from: dict[str, set[bytes]] = {}
+
+    def pictures(of: dict[str, set[bytes]], sampler: Sampler) -> None:
+        for s in sampler.sources:
+            of.setdefault(s.name, set()).update(p.tobytes() for a in s.arrays for p in a)
+
+    def freezing(sampler: Sampler, count: int, seed: int) -> FrozenEpisodes:
+        pictures(measured, sampler)
+        return freeze(sampler, count, seed)
+
+    def learning(algorithm: object, sampler: Sampler, *rest: object, **more: object) -> Outcome:
+        pictures(drawn_from, sampler)
+        return engine.train(algorithm, sampler, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(continuing, "freeze", freezing)
+    monkeypatch.setattr("workbench.services.train.run_engine", learning)
+    if not named:
+        unnamed(monkeypatch)
+    result = jobs.train(going_on(known, "replay"), place, Context())
+    kept = result.entry.provenance["kept"]
+    assert set(measured) == set(drawn_from) == {"old a", "old b", "new"}
+    for name, some in drawn_from.items():
+        assert measured[name]
+        assert some.isdisjoint(measured[name])
+    assert kept["seen"] == ([] if named else ["old a", "old b"])
+    assert ("before may be too high" in "\n".join(kept_lines(kept))) is not named
+
+
+def test_an_old_source_is_divided_alike_in_every_run(known: Path) -> None:
+    whole = task(known / "old a")
+    names = tuple(c.name for c in whole.classes)
+    info = SourceInfo(whole.name, whole.path, 6, 36, whole.fingerprint)
+    used, held, seen = forgetting.parted(info, whole)
+    assert seen
+    for one, other, c in zip(used.classes, held.classes, whole.classes, strict=True):
+        assert {i.sha256 for i in one.images} | {i.sha256 for i in other.images} == {i.sha256 for i in c.images}
+        assert len(one.images) == len(other.images) == 3
+    turned = replace(whole, classes=tuple(replace(c, images=c.images[::-1]) for c in whole.classes))
+    assert forgetting.parted(info, turned) == (used, held, True)
+    used, held, seen = forgetting.parted(replace(info, class_names=names[:4]), whole)
+    assert not seen
+    assert (used.classes, held.classes) == (whole.classes[:4], whole.classes[4:])
+    few = replace(whole, classes=tuple(replace(c, images=c.images[:3]) for c in whole.classes))
+    used, held, _ = forgetting.parted(info, few)
+    assert [len(c.images) for c in used.classes] == [3] * 6
+    assert not held.classes
+
+
+def test_information_of_another_network_is_measured_again(known: Path, place: Path) -> None:
+    """CORAL puts a layer behind the network: its numbers have other names, and pictures look otherwise from there."""
+    jobs.train(going_on(known, "ewc", name="second"), place, Context())
+    (target,) = (replace(t, classes=()) for t in (task(known / "old b"),))
+    target = replace(target, unlabelled=tuple(i for c in task(known / "old b").classes for i in c.images))
+    asked = request(task(known / "new"), start="second", target=(target,), align="coral", episodes=None, name="third")
+    third = jobs.train(asked, place, Context()).entry
+    for name in (third.backbone, "conv4-32"):
+        asked = request(task(known / "new"), start="third", keep="ewc", backbone=name)
+        ctx = Context()
+        c = continued(asked, place, ctx)
+        assert c is not None
+        prepared = preparing.prepare(asked, place, ctx)
+        keeping = c.keeping(prepared)
+        assert keeping is not None
+        state = prepared.algorithm.init(torch.Generator().manual_seed(0))
+        memory = keeping.begun(state).memory
+        trunk = [n for n in state.learned if n.startswith("trunk.")]
+        assert [n for n in trunk if n.endswith("weight")]
+        for n in trunk:
+            if n.endswith("weight"):
+                assert float(memory[continual.FISHER + n].sum()) > 0, f"{name}: {n} is not held"
+
+
+class StoppingAfterSteps(Context):
+    """Told to stop in the middle of training."""
+
+    def progress(self, done: int, total: int | None, unit: str, seconds_left: float | None = None) -> None:
+        super().progress(done, total, unit, seconds_left)
+        if total == 400 and done >= 2:
+            self.cancel()
+
+
+@pytest.mark.parametrize("keep", ["ewc", "l2"])
+def test_a_run_that_is_stopped_keeps_what_it_learnt(known: Path, place: Path, keep: str) -> None:
+    result = jobs.train(going_on(known, keep, episodes=400, name="second"), place, StoppingAfterSteps())
+    assert result.stopped
+    assert 0 < result.episodes < 400
+    kept = result.entry.provenance["kept"]
+    assert kept["unmeasured"] == "the run was stopped"
+    assert "uninformed" not in kept
+    tensors = continuing.known_tensors(place, Path(result.entry_path))
+    trunk = {n.removeprefix("learned.") for n in tensors if n.startswith("learned.trunk.")}
+    assert stored_information(tensors).keys() == (trunk if keep == "ewc" else set())
+    assert next(r for r in runs.list_runs(place) if r.entry == result.entry.id).state == "stopped"
+
+
+class LosingTheEntry(Context):
+    """While a run is on, what it began with is deleted by somebody else."""
+
+    lost: Path
+
+    def status(self, text: str) -> None:
+        super().status(text)
+        if text == "Saving what was learnt":
+            shutil.rmtree(self.lost)
+
+
+@pytest.mark.parametrize("keep", ["ewc", "l2"])
+def test_what_cannot_be_reported_does_not_lose_what_was_learnt(known: Path, place: Path, keep: str) -> None:
+    ctx = LosingTheEntry()
+    ctx.lost = Library(place).find("first")[1]
+    result = jobs.train(going_on(known, keep, name="second"), place, ctx)
+    assert Library(place).find("second")[0].id == result.entry.id
+    assert "first" not in [e.name for e in Library(place).entries()]
+    kept = result.entry.provenance["kept"]
+    assert kept["unmeasured"]
+    assert f"what was lost was not measured: {kept['unmeasured']}" in "\n".join(kept_lines(kept))
 
 
 def test_information_is_stored_to_a_thousandth() -> None:

@@ -41,6 +41,8 @@ def kept_lines(kept: dict[str, Any]) -> Iterable[str]:
         yield f"not found any more, so neither used nor measured: {', '.join(kept['gone'])}"
     if kept.get("unmeasured"):
         yield f"what was lost was not measured: {kept['unmeasured']}"
+    if kept.get("uninformed"):
+        yield f"what matters to its sources was not measured, so nothing of it is stored: {kept['uninformed']}"
     before, after = kept.get("before", {}), kept.get("after", {})
     both = [n for n in kept.get("old", ()) if n in before and n in after]
     if both and "backward" in kept:
@@ -50,7 +52,19 @@ def kept_lines(kept: dict[str, Any]) -> Iterable[str]:
             f"accuracy on {len(both)} old source{'s' if len(both) > 1 else ''}: {was:.3f} before, {now:.3f} after, "
             f"backward transfer {b['mean']:+.3f} \u00b1 {b['ci95']:.3f}"
         )
+    seen = [n for n in both if n in kept.get("seen", ())]
+    if seen:
+        yield (
+            f"  on pictures that this run did not use, but {kept['name']} was trained on, so before may be too high: "
+            f"{', '.join(seen)}"
+        )
+    f = kept.get("forward")
+    ahead = f"forward transfer {f['mean']:+.3f} \u00b1 {f['ci95']:.3f}" if f else ""
     if "average" in kept:
-        f = kept.get("forward")
-        ahead = f", forward transfer {f['mean']:+.3f} \u00b1 {f['ci95']:.3f}" if f else ""
-        yield f"average accuracy on old and new sources: {kept['average']:.3f}{ahead}"
+        which = "old and new sources" if any(n in after for n in kept.get("new", ())) else "old sources"
+        yield f"average accuracy on {which}: {kept['average']:.3f}{', ' if ahead else ''}{ahead}"
+    elif ahead:
+        yield ahead
+    unheld = [n for n in kept.get("new", ()) if n not in after]
+    if unheld:
+        yield f"none of their pictures was held out, so no accuracy afterwards is claimed: {', '.join(unheld)}"

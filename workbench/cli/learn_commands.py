@@ -125,6 +125,8 @@ def aligned_lines(a: dict[str, Any]) -> Iterable[str]:
             f"on labelled pictures of the target that were held out: {held['before']:.4f} before, {held['after']:.4f} "
             f"after, difference {held['difference']:+.4f} \u00b1 {held['ci95']:.4f} ({held['episodes']} episodes)"
         )
+    elif a.get("unmeasured"):
+        yield f"accuracy before and after was not measured: {a['unmeasured']}"
     else:
         yield "the target has no labelled pictures to measure with, so no accuracy is claimed"
     if apart and apart["before"] is not None and apart["after"] is not None:

@@ -41,6 +41,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
 from workbench.data.episodes import Drawn, Episode, Labelled, Sampler
 from workbench.data.source import Source
 from workbench.learn import averaging, functional, heads
@@ -77,7 +78,11 @@ class Keeping:
     fisher: Callable[[State], Tensors] = field(default=lambda _: {})
 
     def begun(self, state: State) -> State:
-        """The state with anchor, Fisher information and strength in its memory."""
+        """The state with anchor, Fisher information and strength in its memory.
+
+        Raises:
+            WorkbenchError: the information does not speak of every number of the trunk: the rest would not be held.
+        """
         if self.how not in ("l2", "ewc"):
             return state
         trunk = {n: t for n, t in state.learned.items() if n.startswith(functional.TRUNK)}
@@ -86,7 +91,14 @@ class Keeping:
         held[STRENGTH] = torch.tensor(self.strength, dtype=torch.float64, device=like.device)
         if self.how == "ewc":
             found = self.fisher(state)
-            held |= {FISHER + n: found[n].detach().to(t) if n in found else 0 * t.detach() for n, t in trunk.items()}
+            without = [n for n, t in trunk.items() if n not in found or found[n].shape != t.shape]
+            if without:
+                raise WorkbenchError(
+                    "The run did not start",
+                    f"nothing says how much {without[0].removeprefix(functional.TRUNK)} mattered to the old sources",
+                    "Choose --keep l2",
+                )
+            held |= {FISHER + n: found[n].detach().to(t) for n, t in trunk.items()}
         return State(state.learned, {**state.memory, **held})
 
 

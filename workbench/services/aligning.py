@@ -38,15 +38,20 @@ from workbench.data.source import Pixels
 from workbench.learn import aligning, domain, forms, functional, norm, recoloured
 from workbench.learn.features import batch_size, trunk_digest
 from workbench.learn.protocol import Algorithm, Setting, State, Tensors, generator
-from workbench.learn.registry import create
+from workbench.learn.registry import backbone, create
 from workbench.project.library import Library, new_id
 from workbench.services import aligning_report as report
 from workbench.services import knowledge as known
+from workbench.services import probe
+from workbench.services.continuing import sources_before
 from workbench.services.preparing import Prepared
+from workbench.transfer import mixing
 
 TITLES = {"adabn": "AdaBN", "coral": "CORAL", "mmd": "MMD", "dann": "DANN"}
 MOST_PICTURES = 1000
 """Of a domain, for statistics and covariances."""
+_OF_THE_OLD = frozenset({"kept", "validation_kind", "ancestor", "ancestor_entry", "aligned", "earlier"})
+"""What the card of an entry tells that is not so of what is made from it without training."""
 _FEWEST = 2
 _HELD_FROM = 4
 """A class of fewer pictures is not divided: all of it is aligned with."""
@@ -144,26 +149,34 @@ def align(request: TrainRequest, run: RunId, project: Path, ctx: Context) -> Tra
     if request.align == "adabn":
         pixels = _pixels(_some(target.images), entry.preprocess, ctx)
         state = with_statistics(knowledge.algorithm, knowledge.state, pixels, entry.preprocess, ctx)
-        algorithm, backbone, used = knowledge.algorithm, entry.backbone, len(pixels)
+        algorithm, key, used = knowledge.algorithm, entry.backbone, len(pixels)
     else:
         algorithm, state, used = _recoloured(knowledge, request, target, ctx)
-        backbone = algorithm.setting.backbone
+        key = algorithm.setting.backbone
     before, after = report.both(
         (knowledge.algorithm, knowledge.state), (algorithm, state), target.held, entry.preprocess, entry.ways[1], ctx
     )
     aligned = report.record(request.align, target.names, used, before, after)
     arrays = {n: a for n, a in library.load_tensors(path).items() if not n.startswith(("learned.", "memory."))}
     arrays |= {n: t.detach().cpu().contiguous().numpy() for n, t in known.join_state(state).items()}
+    mark, place = probe.digest(), len(entry.sources)
+    stale: tuple[str, ...] = (f"probe.{place}.", f"metafeatures.{place}")  # what it was aligned with before
+    if mark and mark != entry.provenance.get("probe"):
+        stale = "probe.", "metafeatures."  # places under two probes cannot be compared
+    arrays = {n: a for n, a in arrays.items() if not n.startswith(stale)}
+    arrays |= {n: t.numpy() for n, t in described(target, place, ctx).items()}
     seconds = time.monotonic() - begun
     new = replace(
         entry,
         id=EntryId(new_id()),
         name=request.name or _name(entry, request.align, target),
-        backbone=backbone,
+        backbone=key,
         validation=None,  # its pictures are those of the old domain
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance={
-            **entry.provenance,
+            **{n: v for n, v in entry.provenance.items() if n not in _OF_THE_OLD},
+            **_ancestor(entry, knowledge),
+            **({"probe": mark, "metafeatures": list(probe.NAMES)} if mark else {}),
             "run": run,
             "seed": request.seed,
             "episodes": 0,
@@ -177,6 +190,25 @@ def align(request: TrainRequest, run: RunId, project: Path, ctx: Context) -> Tra
     )
     folder = library.save(new, arrays)
     return TrainResult(library.find(new.id)[0], str(folder), run, 0, seconds, False)
+
+
+def _ancestor(entry: KnowledgeEntry, knowledge: known.Knowledge) -> dict[str, Any]:
+    """What an aligned entry was made from, and what that was trained on before, by which EWC and replay go on."""
+    found: dict[str, Any] = {"ancestor_entry": entry.id}
+    setting = knowledge.algorithm.setting
+    network = backbone(setting.backbone).skeleton(setting.channels, setting.size)
+    with contextlib.suppress(WorkbenchError):  # a network of another form is not mixed with others
+        found["ancestor"] = mixing.trunk_of(network, knowledge.state, entry.id).digest
+    earlier = sources_before(entry)
+    return found | ({"earlier": earlier} if earlier else {})
+
+
+def described(target: Target, place: int, ctx: Context) -> Tensors:
+    """What an entry's file holds of the target as the probe sees it, behind ``place`` sources; labels are not used."""
+    try:
+        return probe.represent_unlabelled(place, target.images, ctx)
+    except WorkbenchError:  # the probe is damaged: the entry has no place under it
+        return {}
 
 
 def with_statistics(algorithm: Algorithm, state: State, pixels: Pixels, p: Preprocess, ctx: Context) -> State:
@@ -286,21 +318,22 @@ def finished(
 ) -> tuple[State, dict[str, Any]]:
     """What the run gave with the target's statistics, and the record of how it fared before and after.
 
-    A stop is no reason to lose it: then nothing is measured.
+    The record is no reason to lose what was learnt: after a stop, or where the entry that the run began with is gone or
+    damaged meanwhile, nothing is measured, and that is said.
 
     Calibration and the sources' descriptions belong to the state as it was trained: with the target's statistics
     target pictures look to the trunk as the sources' did with their own.
     """
-    library = Library(project)
-    entry, path = library.find(request.start)
-    knowledge = known.load(entry, path, library)
     target = divided(request.target, ctx.seed_for("target"))
     new = state
     if _uses_statistics(prepared.algorithm):
         unstoppable = Context(seed=ctx.seed)
         new = with_statistics(prepared.algorithm, state, drawn.pixels, prepared.preprocess, unstoppable)
     record = report.record(request.align, target.names, len(drawn.pixels), None, None)
-    with contextlib.suppress(JobCancelledError):
+    try:
+        library = Library(project)
+        entry, path = library.find(request.start)
+        knowledge = known.load(entry, path, library)
         record["separation"] = {
             "before": report.separation(knowledge.algorithm, knowledge.state, prepared, ctx),
             "after": report.separation(prepared.algorithm, state, prepared, ctx),
@@ -315,6 +348,10 @@ def finished(
             seen=entry.preprocess,
         )
         record |= report.record(request.align, target.names, len(drawn.pixels), before, after)
+    except JobCancelledError:
+        record["unmeasured"] = "the run was stopped"
+    except WorkbenchError as error:
+        record["unmeasured"] = error.why
     return new, record
 
 

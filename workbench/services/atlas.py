@@ -230,7 +230,7 @@ def _stored(
         try:
             if common:
                 sources = probe.sources_of(entry, library.path_of(entry.id), library)
-                seen = {s.name: s.seen.gaussian for s in sources}
+                seen = {s.name: s.seen.gaussian for s in reversed(sources)}  # of one name, what was learnt from
             elif entry.id == network.id:
                 seen = dict(network.sources)
         except WorkbenchError:  # damaged; the room says so of the entry itself

@@ -5,8 +5,11 @@ information, which an entry that was itself made with EWC carries (of all source
 measured from the pictures; L2 needs neither. Most entries are never gone on from, and the information is half as large
 as the network, so only a chain that has begun keeps it.
 
-What was lost is measured on fixed episodes of every old and new source: ``before`` is the entry gone on from, ``after``
-the new one, each with its own method, and a network that was never trained says where forward transfer begins::
+What was lost is measured on fixed episodes of every old and new source, on pictures that this run is not trained on:
+of a new source those of its validation split, of an old one the classes that its entry held out. Where it held none
+out, half of each old class is neither replayed nor asked for information and measured on; the entry was trained on that
+half, so that ``before`` may be too high, which the record says. ``before`` is the entry gone on from, ``after`` the new
+one, each with its own method, and a network that was never trained says where forward transfer begins::
 
     average accuracy   mean over all sources of ``after``
     backward transfer  mean over the old sources of ``after - before``; negative = forgotten
@@ -30,17 +33,20 @@ from workbench.core.paths import display
 from workbench.core.values import KnowledgeEntry, Preprocess, Role, SourceInfo, Task, TrainRequest
 from workbench.data.episodes import Sampler, Source
 from workbench.data.scan import scan
-from workbench.learn import continual
-from workbench.learn.evaluate import evaluate, freeze, mean_ci95
+from workbench.learn import continual, functional
+from workbench.learn.evaluate import evaluate, freeze
 from workbench.learn.protocol import Algorithm, State, Tensors, generator
 from workbench.learn.registry import backbone, create
 from workbench.project.library import CARD, Library
 from workbench.services import knowledge as known
-from workbench.services.preparing import Prepared, load_sources, validation_ways
+from workbench.services.forgetting import compared, parted
+from workbench.services.preparing import Prepared, load_sources, split_of, used_tasks, validation_ways
 
 FISHER = "fisher."
 """Prefix in an entry's file: square roots of the running Fisher information in half precision, by learned name."""
 _EPISODES, _EPISODES_BY_STEPS = 60, 20
+_EPISODES_WHEN_STOPPED = 4
+"""Behind the Fisher information of a run that was stopped: a person waits."""
 _MOST_SOURCES, _QUERIES = 20, 5
 
 
@@ -92,7 +98,7 @@ class Continued:
         """
         if self.how != "replay":
             return drawn
-        tasks = tuple(task for _, task in self.found())
+        tasks = tuple(parted(info, task)[0] for info, task in self.found())
         if not tasks:
             raise _refused(self, "replay needs pictures of the old sources", "Choose --keep l2")
         gen = generator(self.ctx.seed_for("kept pictures"))
@@ -109,12 +115,13 @@ class Continued:
         """The Fisher information of all old sources under the network ``state`` that the run begins with.
 
         Raises:
-            WorkbenchError: the entry carries none, and none of its sources is there any more.
+            WorkbenchError: the entry carries none of this network (one that it was aligned with, by a layer behind it,
+                is another), and none of its sources is there any more.
         """
         if self._information is None:
             stored = stored_information(known_tensors(self.project, self.path))
-            if not stored:
-                tasks = tuple(task for _, task in self.found())
+            if not speaks_of(stored, state):
+                tasks = tuple(parted(info, task)[0] for info, task in self.found())
                 if not tasks:
                     raise _refused(
                         self, "EWC measures what mattered on pictures of the old sources", "Choose --keep l2"
@@ -128,53 +135,89 @@ class Continued:
     def kept(self, prepared: Prepared, state: State) -> tuple[Tensors, dict[str, Any]]:
         """What the new entry keeps besides its own: tensors, and the record ``provenance["kept"]``.
 
+        All of it is a report of what was learnt, which is not lost for the sake of a report: a stop makes it short,
+        and what cannot be measured (an old entry or its pictures are gone meanwhile) is left out and said.
+
         Args:
             prepared: what the run ran on.
             state: what it gave.
         """
         tensors: Tensors = {}
-        if self.how == "ewc":
-            start = prepared.algorithm.init(generator(self.ctx.seed_for("init")))
-            self.ctx.status("Measuring what matters to the new sources")
-            new = self._measured(prepared, state, prepared.sources, "new information")
-            tensors = to_store(continual.running(self.information(prepared, start), new))
         record: dict[str, Any] = {
             "how": self.how,
             "entry": self.entry.id,
             "name": self.entry.name,
-            "sources": [msgspec.to_builtins(replace(s, class_names=())) for s in self.old],
+            "sources": [msgspec.to_builtins(s) for s in self.old],
         }
         if self.strength:
             record["strength"] = self.strength
         try:
+            if self.how == "ewc":
+                tensors = to_store(self._running(prepared, state))
+        except (JobCancelledError, WorkbenchError) as error:
+            record["uninformed"] = _why(error)
+        try:
             there = {id(info) for info, _ in self.found()}
             record["gone"] = [s.name for s in self.old if id(s) not in there]
             record |= self._forgetting(prepared, state)
-        except JobCancelledError:
-            record["unmeasured"] = "the run was stopped"
+        except (JobCancelledError, WorkbenchError) as error:
+            record["unmeasured"] = _why(error)
         return tensors, record
 
-    def _measured(self, prepared: Prepared, state: State, sources: Sequence[Source], name: str) -> Tensors:
+    def _running(self, prepared: Prepared, state: State) -> Tensors:
+        """The information of old and new sources together; after a stop the new ones are measured on few episodes.
+
+        Raises:
+            JobCancelledError: stopped, and that of the old sources would have to be measured again.
+            WorkbenchError: it cannot be measured.
+        """
+        start = prepared.algorithm.init(generator(self.ctx.seed_for("init")))
+        old = self.information(prepared, start)
+        self.ctx.status("Measuring what matters to the new sources")
+        try:
+            new = self._measured(prepared, state, prepared.sources, "new information")
+        except JobCancelledError:
+            new = self._measured(prepared, state, prepared.sources, "new information", stopped=True)
+        found = continual.running(old, new)
+        if not all(bool(torch.isfinite(t).all()) for t in found.values()):
+            raise WorkbenchError("Nothing was measured", "the answers have no finite gradient", "Choose --keep l2")
+        return found
+
+    def _measured(
+        self, prepared: Prepared, state: State, sources: Sequence[Source], name: str, *, stopped: bool = False
+    ) -> Tensors:
         a = prepared.algorithm.setting
         network = backbone(a.backbone).skeleton(a.channels, a.size)
         drawn = _sampler(sources, prepared.sampler, self.request, queries=1)
-        return continual.fisher(network, state, drawn, generator(self.ctx.seed_for(name)), self.ctx)
+        ctx, episodes = (Context(seed=self.ctx.seed), _EPISODES_WHEN_STOPPED) if stopped else (self.ctx, None)
+        return continual.fisher(network, state, drawn, generator(self.ctx.seed_for(name)), ctx, episodes)
 
     def _forgetting(self, prepared: Prepared, state: State) -> dict[str, Any]:
         ctx, library = self.ctx, Library(self.project)
         ctx.status("Measuring what was lost of the old sources")
-        every = [(info.name, task) for info, task in self.found()]
+        every = [(info, *parted(info, task)[1:]) for info, task in self.found()]
+        every = [(info, task, seen) for info, task, seen in every if len(task.classes) > 1]
         old = every[:: max(1, -(-len(every) // _MOST_SOURCES))]
-        new = [(s.name, prepared.tasks[s.name]) for s in prepared.sources][:_MOST_SOURCES]
         entry = known.load(self.entry, self.path, library)
         algorithm = prepared.algorithm
         untrained = create(algorithm.info.key, self.request.params, replace(algorithm.setting, weights=None))
         blank = untrained.init(generator(ctx.seed_for("untrained")))
         state = State(*({k: v.cpu() for k, v in part.items()} for part in state))
-        before = [_accuracies(entry.algorithm, entry.state, t, entry.preprocess, self) for _, t in old + new]
-        after = [_accuracies(algorithm, state, t, prepared.preprocess, self) for _, t in old + new]
-        none = [_accuracies(untrained, blank, t, prepared.preprocess, self) for _, t in new]
-        return compared([n for n, _ in old], [n for n, _ in new], before, after, none)
+        then, now = entry.preprocess, prepared.preprocess
+        seen_then, _ = self._new(then)
+        new, held_out = self._new(now)
+        before = [_accuracies(entry.algorithm, entry.state, _of(t, then, ctx), then, self) for _, t, _ in old]
+        before += [_accuracies(entry.algorithm, entry.state, s, then, self) for s in seen_then]
+        after = [_accuracies(algorithm, state, _of(t, now, ctx), now, self) for _, t, _ in old]
+        after += [_accuracies(algorithm, state, s, now, self) if held_out else () for s in new]
+        none = [_accuracies(untrained, blank, s, now, self) for s in new]
+        found = compared([info.name for info, _, _ in old], [s.name for s in new], before, after, none)
+        return found | {"seen": [info.name for info, _, seen in old if seen]}
+
+    def _new(self, p: Preprocess) -> tuple[tuple[Source, ...], bool]:
+        """The pictures of the new sources that are held out, and whether any are: otherwise all of them."""
+        split = split_of(load_sources(used_tasks(self.request.sources), p, self.ctx), self.request, self.ctx)
+        return (split.validation or split.train)[:_MOST_SOURCES], bool(split.validation)
 
 
 def continued(request: TrainRequest, project: Path, ctx: Context) -> Continued | None:
@@ -196,8 +239,7 @@ def continued(request: TrainRequest, project: Path, ctx: Context) -> Continued |
             "The run did not start", f"--keep {request.keep} has no strength", "Leave out --keep-strength"
         )
     entry, path = Library(project).find(request.start)
-    before = entry.provenance.get("kept", {}).get("sources", [])
-    earlier = [msgspec.convert(s, SourceInfo) for s in before]
+    earlier = [msgspec.convert(s, SourceInfo) for s in sources_before(entry)]
     mine = {s.fingerprint for s in entry.sources}
     old = (*entry.sources, *(s for s in earlier if s.fingerprint not in mine))
     found = Continued(request, project, ctx, entry, path, old)
@@ -207,6 +249,10 @@ def continued(request: TrainRequest, project: Path, ctx: Context) -> Continued |
         if not stored_information(known_tensors(project, path)):
             raise _refused(found, "EWC measures what mattered on pictures of the old sources", "Choose --keep l2")
     return found
+
+
+def _why(error: Exception) -> str:
+    return error.why if isinstance(error, WorkbenchError) else "the run was stopped"
 
 
 def _refused(c: Continued, needs: str, choose: str) -> WorkbenchError:
@@ -235,6 +281,16 @@ def found_again(sources: Sequence[SourceInfo], ctx: Context) -> list[tuple[Sourc
     return out
 
 
+def sources_before(entry: KnowledgeEntry) -> list[Any]:
+    """Rows of what the knowledge was trained on that an entry came from, as its card has them."""
+    found: list[Any] = [*entry.provenance.get("kept", {}).get("sources", ()), *entry.provenance.get("earlier", ())]
+    return found
+
+
+def _of(task: Task, p: Preprocess, ctx: Context) -> Source:
+    return load_sources((task,), p, ctx)[0]
+
+
 class _HowDrawn(Protocol):
     """What episodes of other sources take over from a sampler."""
 
@@ -260,61 +316,22 @@ def _sampler(sources: Sequence[Source], like: _HowDrawn, request: TrainRequest, 
     )
 
 
-def _accuracies(algorithm: Algorithm, state: State, task: Task, p: Preprocess, c: Continued) -> tuple[float, ...]:
-    """Accuracy on fixed episodes of one task; () where it has too few classes or pictures for this method."""
+def _accuracies(algorithm: Algorithm, state: State, source: Source, p: Preprocess, c: Continued) -> tuple[float, ...]:
+    """Accuracy on fixed episodes of one source; () where it has too few classes or pictures for this method."""
     request = replace(c.request, across_tasks=False, rotations=False, queries=min(c.request.queries, _QUERIES))
     by_steps = "gradient-based" in algorithm.info.tags
     try:
-        few = continual.exemplars(load_sources((task,), p, c.ctx), generator(c.ctx.seed_for("kept pictures")))
-        drawn = _sampler(few, p, request)
+        drawn = _sampler((source,), p, request)
         frozen = freeze(drawn, _EPISODES_BY_STEPS if by_steps else _EPISODES, c.ctx.seed_for("forgetting"))
         return evaluate(algorithm, state, frozen, c.ctx, by_step=False).per_episode
-    except JobCancelledError:
-        raise
     except WorkbenchError:
         return ()
 
 
-def compared(
-    old: Sequence[str],
-    new: Sequence[str],
-    before: Sequence[Sequence[float]],
-    after: Sequence[Sequence[float]],
-    untrained: Sequence[Sequence[float]],
-) -> dict[str, Any]:
-    """Accuracies by source, average accuracy, backward and forward transfer with half a 95 % interval over episodes.
-
-    Args:
-        old: names of the old sources.
-        new: names of the new ones.
-        before: accuracy of each episode, for the old and then the new sources; () where it could not be measured.
-        after: likewise.
-        untrained: likewise, for the new sources.
-    """
-    names = [*old, *new]
-    out: dict[str, Any] = {
-        "old": list(old),
-        "new": list(new),
-        "before": {n: _mean(v) for n, v in zip(names, before, strict=True) if v},
-        "after": {n: _mean(v) for n, v in zip(names, after, strict=True) if v},
-    }
-    whole = [x for v in after for x in v]
-    if whole:
-        out["average"] = _mean(whole)
-    pairs = {
-        "backward": list(zip(after[: len(old)], before[: len(old)], strict=True)),
-        "forward": list(zip(before[len(old) :], untrained, strict=True)),
-    }
-    for name, some in pairs.items():
-        each = [x - y for a, b in some for x, y in zip(a, b, strict=False)]
-        if len(each) > 1:
-            found, ci95 = mean_ci95(each)
-            out[name] = {"mean": found, "ci95": ci95, "episodes": len(each)}
-    return out
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def speaks_of(information: Mapping[str, Tensor], state: State) -> bool:
+    """Whether there is information on every number of a state's trunk."""
+    trunk = {n: t for n, t in state.learned.items() if n.startswith(functional.TRUNK)}
+    return bool(trunk) and all(n in information and information[n].shape == t.shape for n, t in trunk.items())
 
 
 # ---- in the entry's file ---------------------------------------------------------------------------------------------

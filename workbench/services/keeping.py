@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.context import Context
-from workbench.core.errors import JobCancelledError
+from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.params import values_of
 from workbench.core.paths import display
 from workbench.core.values import EntryId, KnowledgeEntry, RunId, SourceInfo, Task, TrainRequest
@@ -28,8 +29,8 @@ from workbench.learn.features import trunk_digest
 from workbench.learn.protocol import State, Support, generator
 from workbench.learn.registry import algorithms, backbone
 from workbench.project.library import CARD, Library, new_id
+from workbench.services import aligning, probe
 from workbench.services import knowledge as known
-from workbench.services import probe
 from workbench.services.continuing import Continued
 from workbench.services.preparing import Prepared
 from workbench.transfer.represent import represent
@@ -69,6 +70,9 @@ def keep(
     tasks = [prepared.tasks[s.name] for s in prepared.sources]
     probed, under = _probed(prepared, ctx.seed_for("probe"), ctx)
     tensors |= probed
+    if aligned is not None and under:
+        target = aligning.divided(request.target, ctx.seed_for("target"))
+        tensors |= aligning.described(target, len(prepared.sources), ctx)
     beside, kept = ({}, None) if going_on is None else going_on.kept(prepared, state)
     tensors |= beside
     named = sum(len(s.class_names) for s in prepared.sources) <= _NAMED
@@ -131,7 +135,8 @@ def _ancestor(request: TrainRequest, prepared: Prepared, project: Path) -> dict[
     names = backbone(setting.backbone).skeleton(setting.channels, setting.size).state_dict()
     found = {"ancestor": averaging.digest({n: t for n, t in setting.weights.items() if n in names})}
     if request.start and (not Path(request.start).is_file() or Path(request.start).name == CARD):
-        found["ancestor_entry"] = Library(project).find(request.start)[0].id
+        with contextlib.suppress(WorkbenchError):  # it is gone meanwhile: what was learnt from it is not lost for that
+            found["ancestor_entry"] = Library(project).find(request.start)[0].id
     return found
 
 
@@ -240,7 +245,10 @@ def _probed(prepared: Prepared, seed: int, ctx: Context) -> tuple[dict[str, Tens
 
     What lies in the validation classes is no part of it.
     """
-    network = probe.probe()
+    try:
+        network = probe.probe()
+    except WorkbenchError:  # it is damaged: what was learnt is kept without a place under it
+        return {}, {}
     if network is None:
         return {}, {}
     seen = []

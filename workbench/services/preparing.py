@@ -11,7 +11,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.values import Preprocess, Role, Task, TrainRequest
 from workbench.data.cache import decoded
 from workbench.data.episodes import Sampler
-from workbench.data.source import Source, mean_std, source_from, split_validation
+from workbench.data.source import Source, Split, mean_std, source_from, split_validation
 from workbench.learn.fast import check_precision
 from workbench.learn.protocol import Algorithm, Setting
 from workbench.learn.registry import create
@@ -137,15 +137,7 @@ def prepare(
     p = Preprocess(request.size, request.channels, mean=(0.5,) * depth, std=(0.5,) * depth)
     sources = load_sources(used, p, ctx)
     weights = weights_for(request.backbone, request.start, request.pretrained, project)
-    split = split_validation(
-        sources,
-        request.ways,
-        request.shots,
-        request.queries,
-        ctx.seed_for("validation split"),
-        across_tasks=request.across_tasks,
-        rotations=request.rotations,
-    )
+    split = split_of(sources, request, ctx)
     mean, std = weights.normalisation_for(depth) or mean_std(split.train)
     p = replace(p, mean=tuple(mean), std=tuple(std))
 
@@ -175,6 +167,19 @@ def prepare(
         p,
         split.train,
         {t.name: t for t in used},
+    )
+
+
+def split_of(sources: tuple[Source, ...], request: TrainRequest, ctx: Context) -> Split:
+    """What a run trains on and what it holds out; the same at any size of the pictures."""
+    return split_validation(
+        sources,
+        request.ways,
+        request.shots,
+        request.queries,
+        ctx.seed_for("validation split"),
+        across_tasks=request.across_tasks,
+        rotations=request.rotations,
     )
 
 

@@ -97,6 +97,15 @@ def probe() -> Knowledge | None:
     return known.load(_kept.card[1], folder, library)
 
 
+def digest() -> str:
+    """Of the probe, "" where there is none that can be used."""
+    try:
+        found = probe()
+    except WorkbenchError:
+        return ""
+    return "" if found is None else found.digest
+
+
 def represent_task(images: tuple[ImageRef, ...], y: Tensor, cache: FeatureCache, ctx: Context) -> Represented | None:
     """A task as the probe sees it, one pass over pictures that were not seen before; ``None`` without a probe.
 
@@ -167,6 +176,30 @@ def represent_sources(
     return out
 
 
+def represent_unlabelled(i: int, images: tuple[ImageRef, ...], ctx: Context) -> dict[str, Tensor]:
+    """What an entry's file holds of pictures without labels, in the place of a source number ``i``; empty without any.
+
+    Args:
+        i: its number; an aligned entry has its target behind the sources that it was trained on.
+        images: evenly spaced ones of them are looked at; those that cannot be read are passed over.
+        ctx: of the job; not asked whether to stop.
+
+    Raises:
+        WorkbenchError: the probe is damaged.
+    """
+    p = probe()
+    if p is None:
+        return {}
+    parts: list[Tensor] = []
+    for image in images[:: max(1, -(-len(images) // _MOST))]:
+        with contextlib.suppress(WorkbenchError):
+            parts.append(known.to_tensor((image,), p.preprocess))
+    if not parts:
+        return {}
+    gaussian = represent(known.plain_embedding(p, torch.cat(parts), Context(seed=ctx.seed)))
+    return tensors_of(i, Represented(gaussian, torch.zeros(2 * len(NAMES))))  # without labels none is measured
+
+
 def _some_of(
     task: Task, most: int, draw: np.random.Generator, p: Preprocess
 ) -> tuple[tuple[ImageRef, ...], list[Tensor], list[int]]:
@@ -220,6 +253,8 @@ def _forget() -> None:
 def sources_of(entry: KnowledgeEntry, path: Path, library: Library) -> tuple[ProbedSource, ...]:
     """An entry's sources under the probe, without bringing its network to life; kept for each thread.
 
+    What an entry was aligned with comes last: it is not learnt from, but it is what the entry is for.
+
     Args:
         entry: its card.
         path: its folder.
@@ -239,8 +274,8 @@ def sources_of(entry: KnowledgeEntry, path: Path, library: Library) -> tuple[Pro
     if found is None:
         arrays = library.load_tensors(path)
         found = tuple(
-            ProbedSource(source.name, seen)
-            for i, source in enumerate(entry.sources)
+            ProbedSource(name, seen)
+            for i, name in enumerate((*(s.name for s in entry.sources), *_target(entry)))
             if (seen := _read(i, {n: torch.from_numpy(arrays[n]) for n in _names(i) if n in arrays})) is not None
         )
         _kept.sources[key] = found
@@ -248,6 +283,12 @@ def sources_of(entry: KnowledgeEntry, path: Path, library: Library) -> tuple[Pro
     while len(_kept.sources) > _ENTRIES:
         _kept.sources.popitem(last=False)
     return found
+
+
+def _target(entry: KnowledgeEntry) -> tuple[str, ...]:
+    """The name of what an entry was aligned with, if it was."""
+    names = entry.provenance.get("aligned", {}).get("target", ())
+    return (f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0],) if names else ()
 
 
 def _names(i: int) -> tuple[str, ...]:

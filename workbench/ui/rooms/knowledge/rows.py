@@ -201,8 +201,11 @@ def _kept(value: object) -> list[list[str]]:
         return []
     how = _KEEPING.get(str(value.get("how", "")), "")
     rows = [["Against forgetting", how, ""]] if how else []
+    lost = "Loss of accuracy on the old sources, with its 95 % interval"
+    if value.get("seen"):
+        lost += "; on pictures that only the knowledge before was trained on, so it may be less"
     for key, name, sign, tip in (
-        ("backward", "Forgetting", -1, "Loss of accuracy on the old sources, with its 95 % interval"),
+        ("backward", "Forgetting", -1, lost),
         ("forward", "Head start", 1, "Accuracy on the new sources beforehand, less that of an untrained network"),
     ):
         found = value.get(key)
@@ -210,8 +213,8 @@ def _kept(value: object) -> list[list[str]]:
             (_number(found.get("mean")), _number(found.get("ci95"))) if isinstance(found, Mapping) else (None, None)
         )
         if mean is not None and ci is not None:
-            lost = sign * mean
-            rows.append([name, f"{_signed(lost)} ({_signed(lost - ci)} to {_signed(lost + ci)})", tip])
+            here = sign * mean
+            rows.append([name, f"{_signed(here)} ({_signed(here - ci)} to {_signed(here + ci)})", tip])
     if value.get("unmeasured"):
         rows.append(["Forgetting", "not measured", str(value["unmeasured"])])
     return rows
@@ -227,6 +230,8 @@ def _aligned(value: object) -> list[list[str]]:
     pictures = value.get("pictures")
     seen = f", {counted(pictures, 'picture')}" if isinstance(pictures, int) else ""
     rows = [["Adapted to", f"{listed}{seen} ({how})", "The labels there were not used"]]
+    if value.get("unmeasured"):
+        return [*rows, ["On that domain", "not measured", str(value["unmeasured"])]]
     return [*rows, ["On that domain", *held_out_words(value.get("held_out"))]]
 
 
