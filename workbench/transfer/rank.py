@@ -331,7 +331,7 @@ def luck(default: Sequence[float], other: Sequence[float], tried: Sequence[Seque
     size = np.sqrt((gaps**2).sum(0))
     if size[0] <= 0:
         return 1.0
-    unit = np.divide(gaps, size, out=np.zeros_like(gaps), where=size > 0)
+    unit = gaps[:, size > 0] / size[size > 0]
     reached = (_signs(len(start)) @ unit).max(1)
     return float((1 + (reached >= unit[:, 0].sum() - 1e-9).sum()) / (1 + _FLIPS))
 
