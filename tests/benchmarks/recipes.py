@@ -179,6 +179,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("baseline++", "Baseline++"),
     Recipe("ridge", "Ridge head, on SimpleShot's network", minutes=1, start="simpleshot"),
     Recipe("logistic", "Logistic probe, on SimpleShot's network", minutes=1, start="simpleshot"),
+    Recipe("cosine", "Cosine centroids, on SimpleShot's network", minutes=1, start="simpleshot"),
+    Recipe("mahalanobis", "Mahalanobis head, on SimpleShot's network", minutes=1, start="simpleshot"),
     Recipe("slda", "Streaming LDA, on SimpleShot's network", minutes=1, start="simpleshot"),
     # a fifth of the default steps: with all of them the four cells would take a night
     Recipe("pmf", "P>M>F", settings={"test_steps": "10"}),

@@ -141,7 +141,8 @@ class TestNotAskedFor:
         asked = pictures_of(queries)
         whole, less = (ask(classes, alone, some) for some in (asked, asked[:6]))
         assert not whole.together
-        if next(c for c in whole.candidates if c.chosen).name == "tim":
+        # its network under another head has nothing to do with queries
+        if next(c for c in whole.candidates if c.chosen).title == "tim":
             assert "examples alone" in whole.method[0]
         assert answers(whole, asked[0]) == pytest.approx(answers(less, asked[0]), abs=1e-6)
         losses = [{c.name: c.loss for c in r.candidates}["tim"] for r in (whole, less)]
