@@ -188,11 +188,12 @@ def test_stop_is_heeded_before_the_next_step_and_closes_the_block():
 
 
 def test_nothing_is_left_of_tapes_and_graphs():
-    tapes = []
+    tapes, before = [], []
     algorithm, s, support, queries = build("maml", torch.float32)
     up = trunk.up
 
     def recorded(*args, **kwargs):
+        before.append(sum(t() is not None for t in tapes))
         out = up(*args, **kwargs)
         tapes.append(
             weakref.ref(out[2].layers[-1][0] if isinstance(out[2], passes.Whole) else out[2].layers[-1].kernel)
@@ -214,6 +215,7 @@ def test_nothing_is_left_of_tapes_and_graphs():
             gc.enable()
     assert len(tapes) == 1 + CASES["maml"]["test_steps"]  # each network passes once: to be shown, and for its gradient
     assert max(alive) == 1
+    assert max(before) == 0  # two at once would need twice the memory
     assert not any(t() is not None for t in tapes)
     assert all(t.grad_fn is None for t in kept.tensors.values())
 
@@ -333,6 +335,8 @@ def test_the_gradient_of_a_kept_way_is_that_of_the_network_as_written():
         with torch.no_grad(), norm.batch_statistics():
             functional.call(module, {n: t.detach() for n, t in leaves.items()}, {}, x)
         for _ in range(2):
+            kept = functional._substitute.get()._last
+            assert not any(t.requires_grad for t in (kept.features, *(t for m in kept.seen for t in m[:2])))
             assert max(relative(a, b) for a, b in zip(gradient(), own, strict=True)) < 1e-10
 
 
