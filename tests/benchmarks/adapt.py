@@ -35,7 +35,7 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import fields_of
 from workbench.data.episodes import Labelled
-from workbench.learn import registry
+from workbench.learn import quick, registry
 from workbench.learn.features import batch_size, embed
 from workbench.learn.protocol import Algorithm, At, Setting, SourceSummary, State, Support, generator
 from workbench.services import jobs
@@ -134,7 +134,8 @@ def _runs(
     if "cacheable" not in algorithm.info.tags:
 
         def from_pictures() -> Tensor:
-            adapted = algorithm.adapt(state, Support(x, y, WAYS), ctx, unlabelled=asked)
+            with quick.passes():
+                adapted = algorithm.adapt(state, Support(x, y, WAYS), ctx, unlabelled=asked)
             deployed = algorithm.deploy(state, adapted)
             with torch.no_grad():
                 logits: Tensor = deployed(x[:1])[0]

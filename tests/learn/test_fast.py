@@ -147,10 +147,10 @@ def test_the_second_gradient_is_that_of_the_network_as_written(channels, size, n
 def test_other_networks_and_other_statistics_are_left_alone():
     module, params = network()
     x = pictures(3)
-    assert trunk.features(module, params, x) is None  # running statistics
+    assert trunk.features(module, params, {}, x) is None  # running statistics that are not there
     with norm.batch_statistics():
-        assert trunk.features(module, params, x.clone().requires_grad_()) is None
-        assert trunk.features(module, params, x) is not None
+        assert trunk.features(module, params, {}, x.clone().requires_grad_()) is None
+        assert trunk.features(module, params, {}, x) is not None
     without = registry.backbone("conv4-32").skeleton(1, SIZE)
     without[3].pool = torch.nn.Identity()
     assert not trunk.fits(without)

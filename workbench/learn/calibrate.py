@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.core.context import Context
+from workbench.learn import quick
 from workbench.learn.protocol import Adapted, Algorithm, State, Support
 
 _LOG_TEMPERATURES = torch.linspace(-5.0, 5.0, 201)
@@ -246,7 +247,9 @@ def held_out(
         if unlabelled is not None:
             gone = (support.x if support.features is None else support.features)[out]
             more = torch.cat([gone, unlabelled])
-        logits.append(ask(algorithm.adapt(state, part, ctx, unlabelled=more, on_step=first if gradient else None)))
+        with quick.passes():
+            adapted = algorithm.adapt(state, part, ctx, unlabelled=more, on_step=first if gradient else None)
+            logits.append(ask(adapted))
         rows.append(torch.tensor(out, device=support.y.device))
     if not logits:
         return HeldOut(support.y.new_zeros(0), support.x.new_zeros((0, support.ways)), None)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.data.episodes import Drawn, Sampler, episodes_hash
+from workbench.learn import quick
 from workbench.learn.features import batch_size, embed
 from workbench.learn.protocol import Adapted, Algorithm, State, Support, detach, generator
 
@@ -242,7 +243,9 @@ def _from_pictures(
 
         unlabelled = e.query_x if transductive else None
         support = Support(e.support_x, e.support_y, e.ways)
-        yield _adapt(algorithm, state, support, ctx, ask, steps, unlabelled, clock)
+        with quick.passes():
+            answers = _adapt(algorithm, state, support, ctx, ask, steps, unlabelled, clock)
+        yield answers
 
 
 def _from_features(

@@ -23,7 +23,7 @@ Tensors = dict[str, Tensor]
 TRUNK = "trunk."
 """Prefix of a backbone's tensors in every algorithm's state, so that one algorithm's trunk can be used by another."""
 T = TypeVar("T")
-Substitute = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor | None]
+Substitute = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Tensor], Tensor], Tensor | None]
 """Computes what :func:`call` is asked for in another way, or gives ``None`` where it cannot."""
 Runner = Callable[[Sequence[Callable[[], Any]]], list[Any]]
 """Gives what some jobs give, in their order."""
@@ -118,7 +118,7 @@ def call(module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, 
     if missing:
         raise KeyError(f"the network was called without {', '.join(missing)}")
     by = _substitute.get()
-    found = None if by is None else by(module, params, x)
+    found = None if by is None else by(module, params, buffers, x)
     if found is not None:
         return found
     laid = {name: channels_last(t) if t.ndim == 4 and t.shape[1] == 1 else t for name, t in params.items()}

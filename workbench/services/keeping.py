@@ -22,7 +22,7 @@ from workbench.core.params import values_of
 from workbench.core.paths import display
 from workbench.core.values import EntryId, KnowledgeEntry, RunId, SourceInfo, Task, TrainRequest
 from workbench.data.episodes import Sampler, normalise
-from workbench.learn import averaging
+from workbench.learn import averaging, quick
 from workbench.learn.calibrate import Calibration
 from workbench.learn.engine import Outcome
 from workbench.learn.features import trunk_digest
@@ -165,7 +165,8 @@ def calibration(prepared: Prepared, request: TrainRequest, state: State, seed: i
         q = None if trunk is None else _features(trunk, e.query_x)
         unlabelled = (e.query_x if q is None else q) if together else None
         support = Support(e.support_x, e.support_y, e.ways, s)
-        adapted = algorithm.adapt(state, support, unstoppable, unlabelled=unlabelled)
+        with quick.passes():
+            adapted = algorithm.adapt(state, support, unstoppable, unlabelled=unlabelled)
         if s is None or q is None:
             trunk_here = algorithm.deploy(state, adapted).trunk
             s, q = _features(trunk_here, e.support_x), _features(trunk_here, e.query_x)

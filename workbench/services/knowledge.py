@@ -22,6 +22,7 @@ from workbench.core.threads import at_thread_end
 from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Preprocess
 from workbench.data.episodes import normalise
 from workbench.data.read import pixels
+from workbench.learn import quick
 from workbench.learn.calibrate import UNCALIBRATED
 from workbench.learn.features import FeatureCache, batch_size, features, trunk_digest
 from workbench.learn.protocol import Algorithm, Setting, State, Support, generator
@@ -303,7 +304,7 @@ def before_adapting(knowledge: Knowledge, support: Support, ctx: Context) -> Ten
             first.append(e.detach())
             raise _EnoughError
 
-    with contextlib.suppress(_EnoughError):
+    with contextlib.suppress(_EnoughError), quick.passes():
         adapted = knowledge.algorithm.adapt(knowledge.state, support, ctx, on_step=keep)
         if not first:  # no inner steps to show: the network depends on the examples at once
             keep(0, adapted)

@@ -24,6 +24,7 @@ from workbench.core.values import (
     Problem,
     TaskClass,
 )
+from workbench.learn import quick
 from workbench.learn.answer import Answering
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Adapted
@@ -173,7 +174,8 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     ctx.status(f"Adapting {chosen.knowledge.name}")
     algorithm, state = chosen.knowledge.algorithm, chosen.knowledge.state
     slider = _Slider() if chosen.gradient_based and every_step else None
-    adapted = algorithm.adapt(state, chosen.support, ctx, unlabelled=chosen.unlabelled, on_step=slider)
+    with quick.passes():
+        adapted = algorithm.adapt(state, chosen.support, ctx, unlabelled=chosen.unlabelled, on_step=slider)
     if slider is not None:
         positions = slider.positions(adapted)
         names = tuple("Before" if j == 0 else f"After {j} step{'s' if j > 1 else ''}" for j, _ in positions)
@@ -183,7 +185,8 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
         plain = next(s for s in seen if s.knowledge.entry is None)
         if every_step and best.entry_id is not None:
             plain = together(plain, classes, ctx)
-            start = plain.knowledge.algorithm.adapt(plain.knowledge.state, plain.support, ctx)
+            with quick.passes():
+                start = plain.knowledge.algorithm.adapt(plain.knowledge.state, plain.support, ctx)
             names = ("Without transfer", "With transfer")
             networks = ((plain, *network(plain, start)), *networks)
     return Taught(

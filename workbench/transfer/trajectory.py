@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from workbench.core.context import Context
-from workbench.learn import augment
+from workbench.learn import augment, quick
 from workbench.learn.examples import canonical_order
 from workbench.learn.functional import Tensors
 from workbench.learn.protocol import Algorithm, State, Support, generator
@@ -193,7 +193,8 @@ class ContextVector:
         x = task.needed_x()
         order = canonical_order(x)
         support = Support(x[order], task.y[order], task.ways)
-        adapted = self.algorithm.adapt(self.state, support, ctx)
+        with quick.passes():
+            adapted = self.algorithm.adapt(self.state, support, ctx)
         context = adapted.tensors["context"].double().cpu()
         if not torch.isfinite(context).all():
             raise ValueError("the context is not finite")

@@ -1,12 +1,13 @@
 """The fast path: the same steps as the algorithms' own, computed in another way where network and device allow it.
 
 The clear form is in the algorithms' files and stays the one that counts: every step here is tested against it. Nothing
-needs this package; without it training is slower.
+needs this package; without it training and adapting are slower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.values import Precision
 from workbench.learn import functional
-from workbench.learn.fast import trunk, workers
+from workbench.learn.fast import task, trunk, workers
 from workbench.learn.protocol import Algorithm, At, State, StepResult
 
 Step = Callable[[State, Any, At, Context], StepResult]
@@ -37,6 +38,13 @@ def step_of(algorithm: Algorithm, device: str, precision: Precision = "full") ->
     if not _has(algorithm, device):
         return None
     return partial(_step, algorithm, precision == "bf16")
+
+
+@contextmanager
+def adapting() -> Iterator[None]:
+    """Within the block Conv-4 on the CPU is computed this way for one task, in full precision; see ``quick.passes``."""
+    with workers.shared(), functional.substituted(task.Substitute()):
+        yield
 
 
 def check_precision(algorithm: Algorithm, device: str, precision: Precision) -> None:

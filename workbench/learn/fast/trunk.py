@@ -8,6 +8,7 @@ through the statistics) the network is taken as it is written, so it is right fo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from workbench.learn import functional, norm
 from workbench.learn.backbones.conv4 import Block as ConvBlock
-from workbench.learn.fast import passes, records
+from workbench.learn.fast import asking, passes, records
 
 NAMES = ("conv.weight", "norm.weight", "norm.bias")
 Gradients = tuple[Tensor | None, ...]
+Up = Callable[[Sequence[Tensor], list[records.Pictures], float], tuple[Tensor, list[norm.Moments], passes.Tape]]
+"""Features of pictures under their own statistics for some values and ``eps``, these, and the tape."""
 
 
 def fits(module: nn.Module) -> bool:
@@ -58,45 +61,86 @@ class Substitute:
         self.low, self.used = low, False
         self._known: dict[int, tuple[Tensor, list[records.Pictures]]] = {}
 
-    def __call__(self, module: nn.Module, params: Mapping[str, Tensor], x: Tensor) -> Tensor | None:
-        """As ``functional.Substitute``."""
-        found = features(module, params, x, self._known, low=self.low)
+    def __call__(
+        self, module: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor
+    ) -> Tensor | None:
+        """As ``functional.Substitute``; running statistics are left to the network in training."""
+        if norm.current() is None:
+            return None
+        found = features(module, params, buffers, x, self._cut, low=self.low)
         self.used = self.used or found is not None
         return found
+
+    def _cut(self, x: Tensor) -> list[records.Pictures]:
+        if id(x) not in self._known:
+            self._known[id(x)] = x, passes.cut(x)
+        return self._known[id(x)][1]
+
+
+def up(
+    values: Sequence[Tensor], pictures: list[records.Pictures], eps: float, *, low: bool = False
+) -> tuple[Tensor, list[norm.Moments], passes.Tape]:
+    """As :data:`Up`."""
+    found, tape = passes.up(values, pictures, eps, None, low=low)
+    return found, passes.statistics(tape), tape
 
 
 def features(
     module: nn.Module,
     params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
     x: Tensor,
-    known: dict[int, tuple[Tensor, list[records.Pictures]]] | None = None,
+    cut: Callable[[Tensor], list[records.Pictures]] = passes.cut,
+    own: Up | None = None,
     *,
     low: bool = False,
 ) -> Tensor | None:
-    """``[B, D]``, or ``None`` where the network, the device or the policy of ``norm`` is another.
+    """``[B, D]``, or ``None`` where the network, the device or the tensors are others.
 
     With ``low`` the convolutions are in bfloat16, there and back. A third derivative, or a second one through the
     statistics, stays in full precision.
+
+    Args:
+        module: the skeleton.
+        params: by name; running statistics may be among them.
+        buffers: by name, for running statistics.
+        x: ``[B, C, H, W]``.
+        cut: cuts pictures.
+        own: stands in for :func:`up`.
+        low: see above.
     """
-    policy = norm.current()
-    if policy is None or x.device.type != "cpu" or x.requires_grad or not fits(module):
+    if x.device.type != "cpu" or x.requires_grad or not fits(module):
         return None
+    policy = norm.current()
     values = [params[name] for name in names(module)]
-    known = {} if known is None else known
-    if id(x) not in known:
-        known[id(x)] = x, passes.cut(x)
-    pictures = known[id(x)][1]
     out: Tensor
-    if policy.given is not None:
-        given = [policy.given[path] for path in paths(module)]
-        flat, numbers = [t for m in given for t in m[:2]], [m.values for m in given]
-        out = _Given.apply(module, pictures, (numbers, low), x, *values, *flat)
+    if policy is None or policy.given is not None:
+        given = _running(module, {**buffers, **params}) if policy is None or policy.given is None else policy.given
+        if given is None:
+            return None
+        moments = [given[path] for path in paths(module)]
+        flat, numbers = [t for m in moments for t in m[:2]], [m.values for m in moments]
+        if not low and not (torch.is_grad_enabled() and any(t.requires_grad for t in (*values, *flat))):
+            return asking.features(values, flat, eps(module), x)
+        out = _Given.apply(module, cut(x), (numbers, low), x, *values, *flat)
         return out
     counts: list[int] = []
-    out, *seen = _Own.apply(module, pictures, (counts, policy.differentiable, low), x, *values)
-    moments = map(norm.Moments, seen[::2], seen[1::2], counts)
-    policy.record.update(zip(paths(module), moments, strict=True))
+    own = partial(up, low=low) if own is None else own
+    out, *seen = _Own.apply(module, cut(x), (counts, policy.differentiable, own), x, *values)
+    recorded = map(norm.Moments, seen[::2], seen[1::2], counts)
+    policy.record.update(zip(paths(module), recorded, strict=True))
     return out
+
+
+def _running(module: nn.Module, buffers: Mapping[str, Tensor]) -> dict[str, norm.Moments] | None:
+    """The running statistics, or ``None`` where one is missing: the network itself says which."""
+    found: dict[str, norm.Moments] = {}
+    for path in paths(module):
+        mean, var = buffers.get(f"{path}.running_mean"), buffers.get(f"{path}.running_var")
+        if mean is None or var is None:
+            return None
+        found[path] = norm.Moments(mean, var, 0)
+    return found
 
 
 class _Own(torch.autograd.Function):
@@ -107,13 +151,12 @@ class _Own(torch.autograd.Function):
         ctx: Any,
         module: nn.Module,
         pictures: list[records.Pictures],
-        kept: tuple[list[int], bool, bool],
+        kept: tuple[list[int], bool, Up],
         x: Tensor,
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
-        counts, differentiable, low = kept
-        found, tape = passes.up(values, pictures, eps(module), None, low=low)
-        seen = passes.statistics(tape)
+        counts, differentiable, ascend = kept
+        found, seen, tape = ascend(values, pictures, eps(module))
         counts += [m.values for m in seen]
         flat = [t for m in seen for t in m[:2]]
         ctx.set_materialize_grads(False)
