@@ -1,8 +1,9 @@
 """What algorithms of one form have in common besides what they learn: where features come from, how one is deployed.
 
-``OnNetwork`` is an algorithm on a backbone, and its three forms differ in what a support set does to the trunk:
+``OnNetwork`` is an algorithm on a backbone, and its forms differ in what a support set does to the trunk:
 
-* ``FixedTrunk``: nothing. Its features can be kept, and a task fits a classifier to them (ProtoNet, ridge, ANIL).
+* ``FixedTrunk``: nothing. Its features can be kept, and a task fits a classifier to them (ProtoNet, ANIL).
+  ``FrozenTrunk`` is one that is not trained either (ridge, logistic regression).
 * ``ChangedTrunk``: it changes some of the trunk's tensors, which :class:`Adapted` holds (TADAM, fine-tuning).
 * ``WholeNetwork``: it changes all of them and a linear classifier behind them (MAML and what came of it).
 
@@ -16,15 +17,29 @@ The functions at the end are fields of ``Params`` that many methods have, with t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from workbench.core.context import Context
+from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
+from workbench.core.values import AlgorithmInfo
 from workbench.learn import functional, heads, registry
-from workbench.learn.protocol import Adapted, Deployed, Phase, Setting, State, Tensors
+from workbench.learn.protocol import (
+    Adapted,
+    At,
+    Deployed,
+    OnStep,
+    Phase,
+    Setting,
+    SourceSummary,
+    State,
+    StepResult,
+    Support,
+    Tensors,
+)
 
 
 class OnNetwork(ABC):
@@ -87,6 +102,51 @@ class FixedTrunk(OnNetwork):
     def deploy(self, s: State, a: Adapted) -> Deployed:
         """The trunk and the head."""
         return Deployed(self.trunk(s), self.head(s, a))
+
+
+class FrozenTrunk(FixedTrunk):
+    """A trunk that was trained elsewhere, or a fresh one: a task fits a classifier to its features, and no more.
+
+    ``fit`` and ``head`` are to be written.
+    """
+
+    info: ClassVar[AlgorithmInfo]
+
+    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
+        """Nothing to train."""
+        return ()
+
+    def init(self, gen: Generator) -> State:
+        """The pretrained trunk, or a fresh one."""
+        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
+        return State(functional.named(trunk), functional.named(buffers))
+
+    def step(self, s: State, batch: Any, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
+        """Never asked for.
+
+        Raises:
+            WorkbenchError: always.
+        """
+        raise WorkbenchError("Nothing was trained", f"{self.info.title} trains nothing", "Choose another algorithm")
+
+    @torch.no_grad()
+    def adapt(
+        self,
+        s: State,
+        support: Support,
+        ctx: Context,
+        *,
+        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
+        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
+    ) -> Adapted:
+        """What ``fit`` makes of the support's features."""
+        ctx.check()
+        features = self._features(s, support.x) if support.features is None else support.features
+        return Adapted(self.fit(features, support.y, support.ways, ctx), support.ways)
+
+    @abstractmethod
+    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:
+        """The classifier's tensors from features ``[S, D]`` and labels ``y [S]``, without a graph."""
 
 
 class ChangedTrunk(OnNetwork):

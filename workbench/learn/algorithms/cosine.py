@@ -15,34 +15,20 @@ likely than a tight one. That is what sets this head apart from SimpleShot's L2N
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from workbench.core.context import Context
-from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import forms, functional, heads, registry
-from workbench.learn.protocol import (
-    Adapted,
-    At,
-    OnStep,
-    Phase,
-    SourceSummary,
-    State,
-    StepResult,
-    Support,
-)
-
-if TYPE_CHECKING:
-    from workbench.data.episodes import Episodes
+from workbench.learn import forms, heads, registry
+from workbench.learn.protocol import Adapted, State, Tensors
 
 
 @registry.register
-class Cosine(forms.FixedTrunk):
+class Cosine(forms.FrozenTrunk):
     """Directions of class means on a trunk that stays as it is; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -62,40 +48,9 @@ class Cosine(forms.FixedTrunk):
 
     p: Params
 
-    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
-        """Nothing to train."""
-        return ()
-
-    def init(self, gen: Generator) -> State:
-        """The pretrained trunk, or a fresh one."""
-        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
-        return State(functional.named(trunk), functional.named(buffers))
-
-    def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
-        """Never asked for.
-
-        Raises:
-            WorkbenchError: always.
-        """
-        raise WorkbenchError(
-            "Nothing was trained", "a nearest direction has nothing to train", "Choose another algorithm"
-        )
-
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classes' directions, ``weight [N, D]`` of length 1."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        centres = heads.prototypes(F.normalize(features, dim=1), support.y, support.ways)
-        return Adapted({"weight": F.normalize(centres, dim=1)}, support.ways)
+        return {"weight": F.normalize(heads.prototypes(F.normalize(features, dim=1), y, ways), dim=1)}
 
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""

@@ -23,34 +23,20 @@ examples there are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from workbench.core.context import Context
-from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import forms, functional, heads, logistic, registry
-from workbench.learn.protocol import (
-    Adapted,
-    At,
-    OnStep,
-    Phase,
-    SourceSummary,
-    State,
-    StepResult,
-    Support,
-)
-
-if TYPE_CHECKING:
-    from workbench.data.episodes import Episodes
+from workbench.learn import forms, heads, logistic, registry
+from workbench.learn.protocol import Adapted, State, Tensors
 
 
 @registry.register
-class LogisticProbe(forms.FixedTrunk):
+class LogisticProbe(forms.FrozenTrunk):
     """Logistic regression on a trunk that stays as it is; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -72,45 +58,11 @@ class LogisticProbe(forms.FixedTrunk):
 
     p: Params
 
-    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
-        """Nothing to train."""
-        return ()
-
-    def init(self, gen: Generator) -> State:
-        """The pretrained trunk, or a fresh one."""
-        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
-        return State(functional.named(trunk), functional.named(buffers))
-
-    def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
-        """Never asked for.
-
-        Raises:
-            WorkbenchError: always.
-        """
-        raise WorkbenchError("Nothing was trained", "a logistic probe has nothing to train", "Choose another algorithm")
-
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:
         """The classifier ``weight [N, D]`` and ``bias [N]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
         x = F.normalize(features, dim=1)
-        counts = heads.balanced(support.y, support.ways, x)
-        weight, bias = logistic.fit(x, support.y, support.ways, c=self.p.c, ctx=ctx, weights=counts)
-        return Adapted({"weight": weight, "bias": bias}, support.ways)
-
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``."""
-        return F.linear(F.normalize(self._features(s, x), dim=1), a.tensors["weight"], a.tensors["bias"])
+        weight, bias = logistic.fit(x, y, ways, c=self.p.c, ctx=ctx, weights=heads.balanced(y, ways, x))
+        return {"weight": weight, "bias": bias}
 
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""

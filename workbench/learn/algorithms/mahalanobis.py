@@ -13,33 +13,19 @@ so a query's answer does not depend on other queries.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from workbench.core.context import Context
-from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import forms, functional, mahalanobis, registry
-from workbench.learn.protocol import (
-    Adapted,
-    At,
-    OnStep,
-    Phase,
-    SourceSummary,
-    State,
-    StepResult,
-    Support,
-)
-
-if TYPE_CHECKING:
-    from workbench.data.episodes import Episodes
+from workbench.learn import forms, mahalanobis, registry
+from workbench.learn.protocol import Adapted, State, Tensors
 
 
 @registry.register
-class Mahalanobis(forms.FixedTrunk):
+class Mahalanobis(forms.FrozenTrunk):
     """Distances in the examples' own covariances on a trunk that stays as it is; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -62,44 +48,14 @@ class Mahalanobis(forms.FixedTrunk):
 
     p: Params
 
-    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
-        """Nothing to train."""
-        return ()
-
-    def init(self, gen: Generator) -> State:
-        """The pretrained trunk, or a fresh one."""
-        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
-        return State(functional.named(trunk), functional.named(buffers))
-
-    def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
-        """Never asked for.
-
-        Raises:
-            WorkbenchError: always.
-        """
-        raise WorkbenchError(
-            "Nothing was trained", "distances on frozen features need no training", "Choose another algorithm"
-        )
-
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The linear layer whose squared outputs add up to the distances, ``weight [N * R, D]``, ``bias [N * R]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
         axes = mahalanobis.span(features)
         x = features @ axes
         beta = self.p.beta * mahalanobis.unit(x, features.shape[1])
-        means, factors = mahalanobis.fitted(x, support.y, support.ways, beta)
+        means, factors = mahalanobis.fitted(x, y, ways, beta)
         weight, bias = mahalanobis.whitening(means, factors, self.p.scale)
-        return Adapted({"weight": weight @ axes.T.to(weight), "bias": bias}, support.ways)
+        return {"weight": weight @ axes.T.to(weight), "bias": bias}
 
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer and the squares."""

@@ -16,34 +16,20 @@ alone and can be kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from workbench.core.context import Context
-from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import forms, functional, heads, influence, registry
-from workbench.learn.protocol import (
-    Adapted,
-    At,
-    OnStep,
-    Phase,
-    SourceSummary,
-    State,
-    StepResult,
-    Support,
-)
-
-if TYPE_CHECKING:
-    from workbench.data.episodes import Episodes
+from workbench.learn import forms, heads, influence, registry
+from workbench.learn.protocol import Adapted, State, Tensors
 
 
 @registry.register
-class Ridge(forms.FixedTrunk):
+class Ridge(forms.FrozenTrunk):
     """Closed-form ridge head on a trunk that stays as it is; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -64,45 +50,11 @@ class Ridge(forms.FixedTrunk):
 
     p: Params
 
-    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
-        """Nothing to train."""
-        return ()
-
-    def init(self, gen: Generator) -> State:
-        """The pretrained trunk, or a fresh one."""
-        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
-        return State(functional.named(trunk), functional.named(buffers))
-
-    def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
-        """Never asked for.
-
-        Raises:
-            WorkbenchError: always.
-        """
-        raise WorkbenchError("Nothing was trained", "a ridge head has nothing to train", "Choose another algorithm")
-
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classifier ``weight [N, D]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
         x = F.normalize(features, dim=1)
-        targets = heads.one_hot(support.y, support.ways, x)
-        weights = heads.balanced(support.y, support.ways, x)
-        return Adapted({"weight": heads.ridge(x, targets, self.p.strength, weights).T.contiguous()}, support.ways)
-
-    @torch.no_grad()
-    def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
-        """``[B, N]``."""
-        return F.linear(F.normalize(self._features(s, x), dim=1), self.p.scale * a.tensors["weight"])
+        solved = heads.ridge(x, heads.one_hot(y, ways, x), self.p.strength, heads.balanced(y, ways, x))
+        return {"weight": solved.T.contiguous()}
 
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""

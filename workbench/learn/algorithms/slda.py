@@ -26,37 +26,23 @@ classes' differences to be noise; one covariance per class, which a few examples
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from workbench.core.context import Context
-from workbench.core.errors import WorkbenchError
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import forms, functional, heads, registry
-from workbench.learn.protocol import (
-    Adapted,
-    At,
-    OnStep,
-    Phase,
-    SourceSummary,
-    State,
-    StepResult,
-    Support,
-    Tensors,
-)
-
-if TYPE_CHECKING:
-    from workbench.data.episodes import Episodes
+from workbench.learn import forms, heads, registry
+from workbench.learn.protocol import Adapted, State, Tensors
 
 COUNTS, MEANS, SCATTER = "counts", "means", "scatter"
 WEIGHT, BIAS = "weight", "bias"
 
 
 @registry.register
-class SLDA(forms.FixedTrunk):
+class SLDA(forms.FrozenTrunk):
     """Class means and one shared covariance on a trunk that stays as it is; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -83,37 +69,9 @@ class SLDA(forms.FixedTrunk):
 
     p: Params
 
-    def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002
-        """Nothing to train."""
-        return ()
-
-    def init(self, gen: Generator) -> State:
-        """The pretrained trunk, or a fresh one."""
-        trunk, buffers = functional.start(self.network, gen, self.setting.weights)
-        return State(functional.named(trunk), functional.named(buffers))
-
-    def step(self, s: State, batch: Episodes, at: At, ctx: Context) -> StepResult:  # noqa: ARG002
-        """Never asked for.
-
-        Raises:
-            WorkbenchError: always.
-        """
-        raise WorkbenchError("Nothing was trained", "streaming LDA has nothing to train", "Choose another algorithm")
-
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The sums, ``means [N, D]`` and ``scatter [D, D]`` among them, and their classifier."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        return self.added(None, features, support.y, support.ways)
+        return self.added(None, features, y, ways).tensors
 
     @torch.no_grad()
     def added(self, a: Adapted | None, features: Tensor, y: Tensor, ways: int) -> Adapted:
