@@ -7,25 +7,19 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QEvent, QModelIndex, QPersistentModelIndex, QRect, QRectF, Qt, Signal
+from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, QRect, QRectF, Qt, Signal
 from PySide6.QtGui import (
     QColor,
-    QFocusEvent,
-    QFont,
     QFontMetrics,
     QKeyEvent,
-    QMouseEvent,
     QPainter,
-    QPen,
     QResizeEvent,
 )
 from PySide6.QtWidgets import (
-    QAbstractItemView,
     QHeaderView,
     QStyle,
     QStyledItemDelegate,
     QStyleOptionViewItem,
-    QTableView,
     QWidget,
 )
 
@@ -34,9 +28,9 @@ from workbench.ui import icons, theme
 from workbench.ui.rooms.knowledge.faces import MIDDLE
 from workbench.ui.rooms.knowledge.rows import SORTS, EntryRow, scale_of, ticks_of
 from workbench.ui.widgets.figures import draw_whisker
+from workbench.ui.widgets.row_table import RowTable, draw_ring, draw_words, header_font
 
 Index = QModelIndex | QPersistentModelIndex
-ROW, HEADER = 36, 32
 _SIDE = 10
 """Free room at either end of the whiskers' axis."""
 _ROOMY, _NARROW = 760, 660
@@ -165,9 +159,9 @@ class EntryDelegate(QStyledItemDelegate):
             if name and row.retired:
                 icons.draw(painter, QRectF(inner.left(), inner.center().y() - 7.5, 16, 16), "eye-off", t.secondary)
                 inner.adjust(22, 0, 0, 0)
-            _words(painter, inner, model.words(row, column))
-        if view.hasFocus() and view.by_keyboard and index.row() == view.currentIndex().row():
-            _ring(painter, box, first=column is Column.NAME, last=column is Column.MADE)
+            draw_words(painter, inner, model.words(row, column))
+        if view.ringed(index.row()):
+            draw_ring(painter, box, first=column is Column.NAME, last=column is Column.MADE)
         painter.restore()
 
     def _figure(self, p: QPainter, box: QRect, row: EntryRow, model: EntriesModel) -> None:
@@ -175,7 +169,7 @@ class EntryDelegate(QStyledItemDelegate):
         if row.accuracy is None:
             p.setFont(theme.font("body"))
             p.setPen(QColor(t.secondary))
-            _words(p, box, model.words(row, Column.FIGURE))
+            draw_words(p, box, model.words(row, Column.FIGURE))
             return
         figure, strong = f"{row.accuracy:.3f}", theme.font("strong")
         p.setFont(strong)
@@ -183,7 +177,7 @@ class EntryDelegate(QStyledItemDelegate):
         p.drawText(box, MIDDLE, figure)
         p.setFont(theme.font("body"))
         p.setPen(QColor(t.secondary))
-        _words(p, box.adjusted(QFontMetrics(strong).horizontalAdvance(figure) + 5, 0, 0, 0), row.interval)
+        draw_words(p, box.adjusted(QFontMetrics(strong).horizontalAdvance(figure) + 5, 0, 0, 0), row.interval)
 
 
 def _axis(box: QRect) -> QRectF:
@@ -200,20 +194,6 @@ def _whisker(p: QPainter, box: QRect, row: EntryRow, scale: tuple[float, float],
         draw_whisker(p, axis, row.accuracy, row.low, row.high, *scale, "accent" if selected else "secondary")
 
 
-def _words(p: QPainter, box: QRect, text: str) -> None:
-    p.drawText(box, MIDDLE, p.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, box.width()))
-
-
-def _ring(p: QPainter, box: QRect, *, first: bool, last: bool) -> None:
-    p.setPen(QPen(QColor(theme.tokens().accent), 2))
-    p.drawLine(box.left(), box.top() + 1, box.right() + 1, box.top() + 1)
-    p.drawLine(box.left(), box.bottom() - 1, box.right() + 1, box.bottom() - 1)
-    if first:
-        p.drawLine(box.left() + 1, box.top(), box.left() + 1, box.bottom())
-    if last:
-        p.drawLine(box.right(), box.top(), box.right(), box.bottom())
-
-
 class _Header(QHeaderView):
     """Titles in line with the cells, an arrow at the one that sorts, and the axis of the whiskers."""
 
@@ -221,7 +201,7 @@ class _Header(QHeaderView):
         model = self.model()
         if not isinstance(model, EntriesModel):
             return
-        t, font = theme.tokens(), _header_font()
+        t, font = theme.tokens(), header_font()
         p.save()
         p.setFont(font)
         p.setPen(QColor(t.secondary))
@@ -252,13 +232,7 @@ class _Header(QHeaderView):
             p.drawText(QRectF(x - 20, rect.top(), 40, rect.height()), Qt.AlignmentFlag.AlignCenter, f"{tick:.2f}")
 
 
-def _header_font() -> QFont:
-    font = theme.font("caption")
-    font.setWeight(font.Weight.Medium)
-    return font
-
-
-class EntriesTable(QTableView):
+class EntriesTable(RowTable):
     """The table. A click on a title sorts by it; Delete puts the current entry away.
 
     Signals:
@@ -271,30 +245,13 @@ class EntriesTable(QTableView):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.hovered = -1
-        self.by_keyboard = False
         self._id = EntryId("")
         self.entries = EntriesModel(self)
         self.setModel(self.entries)
         self.setItemDelegate(EntryDelegate(self))
         self.setAccessibleName(self.tr("Entries"))
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.setShowGrid(False)
-        self.setTabKeyNavigation(False)
-        self.setMouseTracking(True)
-        self.setWordWrap(False)
-        self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.verticalHeader().hide()
-        self.verticalHeader().setDefaultSectionSize(ROW)
-        self.verticalHeader().setMinimumSectionSize(ROW)
-        self.setHorizontalHeader(_Header(Qt.Orientation.Horizontal, self))
-        header = self.horizontalHeader()
-        header.setFixedHeight(HEADER)
-        header.setSectionsClickable(True)
-        header.setHighlightSections(False)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        header = _Header(Qt.Orientation.Horizontal, self)
+        self.set_header(header, clickable=True)
         header.sectionClicked.connect(self._title_clicked)
         self.selectionModel().currentChanged.connect(self._current_changed)
 
@@ -363,38 +320,10 @@ class EntriesTable(QTableView):
         if self.currentIndex().isValid():
             self.scrollTo(self.currentIndex())
 
-    # ---- hand and keys ---------------------------------------------------------------------------
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:
-        """The row under the pointer is tinted."""
-        super().mouseMoveEvent(event)
-        self._hover(self.indexAt(event.position().toPoint()).row())
-
-    def leaveEvent(self, event: QEvent) -> None:
-        """No row is under the pointer."""
-        super().leaveEvent(event)
-        self._hover(-1)
-
-    def _hover(self, row: int) -> None:
-        if row != self.hovered:
-            self.hovered = row
-            self.viewport().update()
-
-    def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Choose by pointer."""
-        self.by_keyboard = False
-        super().mousePressEvent(event)
-
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Delete puts away; arrows move."""
-        self.by_keyboard = True
         if event.key() in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace) and self.current() is not None:
+            self.by_keyboard = True
             self.retire_asked.emit()
             return
         super().keyPressEvent(event)
-        self.viewport().update()
-
-    def focusInEvent(self, event: QFocusEvent) -> None:
-        """Coming by Tab shows the ring."""
-        super().focusInEvent(event)
-        self.by_keyboard = event.reason() in (Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason)
-        self.viewport().update()

@@ -7,24 +7,22 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QEvent, QModelIndex, QPersistentModelIndex, QRect, QRectF, Qt, Signal
-from PySide6.QtGui import QColor, QFocusEvent, QFontMetrics, QKeyEvent, QMouseEvent, QPainter, QPen, QResizeEvent
+from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, QRect, QRectF, Qt, Signal
+from PySide6.QtGui import QColor, QFocusEvent, QFontMetrics, QKeyEvent, QMouseEvent, QPainter, QResizeEvent
 from PySide6.QtWidgets import (
-    QAbstractItemView,
     QHeaderView,
     QStyle,
     QStyledItemDelegate,
     QStyleOptionViewItem,
-    QTableView,
     QWidget,
 )
 
 from workbench.ui import icons, theme
 from workbench.ui.rooms.train.rows import RunRow, time_words
 from workbench.ui.widgets.figures import draw_whisker
+from workbench.ui.widgets.row_table import RowTable, draw_ring, draw_words, header_font
 
 Index = QModelIndex | QPersistentModelIndex
-ROW, HEADER = 36, 32
 _EYE = 16
 _ACCURACY, _WIDER = 230, 80
 
@@ -165,19 +163,10 @@ class RunDelegate(QStyledItemDelegate):
             painter.setFont(theme.font("body"))
             painter.setPen(QColor(t.text if strong else t.secondary))
             side = Qt.AlignmentFlag.AlignRight if column is Column.TIME else Qt.AlignmentFlag.AlignLeft
-            _words(painter, inner, model.words(row, column), side)
-        if view.hasFocus() and view.by_keyboard and index.row() == view.currentIndex().row():
-            self._ring(painter, box, column)
+            draw_words(painter, inner, model.words(row, column), side)
+        if view.ringed(index.row()):
+            draw_ring(painter, box, first=column is Column.RUN, last=column is Column.STATE)
         painter.restore()
-
-    def _ring(self, p: QPainter, box: QRect, column: Column) -> None:
-        p.setPen(QPen(QColor(theme.tokens().accent), 2))
-        p.drawLine(box.left(), box.top() + 1, box.right() + 1, box.top() + 1)
-        p.drawLine(box.left(), box.bottom() - 1, box.right() + 1, box.bottom() - 1)
-        if column is Column.RUN:
-            p.drawLine(box.left() + 1, box.top(), box.left() + 1, box.bottom())
-        if column is Column.STATE:
-            p.drawLine(box.right(), box.top(), box.right(), box.bottom())
 
     def _run(self, p: QPainter, box: QRect, model: RunsModel, row: RunRow) -> None:
         t = theme.tokens()
@@ -186,14 +175,14 @@ class RunDelegate(QStyledItemDelegate):
         icons.draw(p, eye, "eye" if on else "eye-off", t.secondary if on else t.disabled)
         p.setFont(theme.font("name"))
         p.setPen(QColor(t.text))
-        _words(p, box.adjusted(_EYE + 8, 0, 0, 0), row.name)
+        draw_words(p, box.adjusted(_EYE + 8, 0, 0, 0), row.name)
 
     def _accuracy(self, p: QPainter, box: QRect, model: RunsModel, row: RunRow, selected: bool) -> None:
         t = theme.tokens()
         if row.accuracy is None:
             p.setPen(QColor(t.secondary))
             p.setFont(theme.font("caption"))
-            _words(p, box, self.tr("none yet") if row.state in ("running", "paused") else "–")
+            draw_words(p, box, self.tr("none yet") if row.state in ("running", "paused") else "–")
             return
         figure = f"{row.accuracy:.3f}"
         interval = row.interval
@@ -223,12 +212,7 @@ class RunDelegate(QStyledItemDelegate):
         icons.draw(p, QRectF(box.left(), box.center().y() - 7.5, 16, 16), name, colour)
         p.setFont(theme.font("body"))
         p.setPen(QColor(colour))
-        _words(p, box.adjusted(21, 0, 0, 0), model.words(row, Column.STATE))
-
-
-def _words(p: QPainter, box: QRect, text: str, side: Qt.AlignmentFlag = Qt.AlignmentFlag.AlignLeft) -> None:
-    shown = p.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, box.width())
-    p.drawText(box, side | Qt.AlignmentFlag.AlignVCenter, shown)
+        draw_words(p, box.adjusted(21, 0, 0, 0), model.words(row, Column.STATE))
 
 
 class _Header(QHeaderView):
@@ -238,8 +222,7 @@ class _Header(QHeaderView):
         model = self.model()
         side = model.headerData(logical, Qt.Orientation.Horizontal, Qt.ItemDataRole.TextAlignmentRole)
         text = str(model.headerData(logical, Qt.Orientation.Horizontal))
-        font = theme.font("caption")
-        font.setWeight(font.Weight.Medium)
+        font = header_font()
         inner = rect.adjusted(16 if logical == Column.RUN else 8, 0, -8, 0)
         p.save()
         p.setFont(font)
@@ -250,7 +233,7 @@ class _Header(QHeaderView):
         p.restore()
 
 
-class RunsTable(QTableView):
+class RunsTable(RowTable):
     """The table.
 
     Signals:
@@ -261,29 +244,11 @@ class RunsTable(QTableView):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.hovered = -1
-        self.by_keyboard = False
         self.runs = RunsModel(self)
         self.setModel(self.runs)
         self.setItemDelegate(RunDelegate(self))
         self.setAccessibleName(self.tr("Training runs"))
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.setShowGrid(False)
-        self.setTabKeyNavigation(False)
-        self.setMouseTracking(True)
-        self.setWordWrap(False)
-        self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.verticalHeader().hide()
-        self.verticalHeader().setDefaultSectionSize(ROW)
-        self.verticalHeader().setMinimumSectionSize(ROW)
-        self.setHorizontalHeader(_Header(Qt.Orientation.Horizontal, self))
-        header = self.horizontalHeader()
-        header.setFixedHeight(HEADER)
-        header.setSectionsClickable(False)
-        header.setHighlightSections(False)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        self.set_header(_Header(Qt.Orientation.Horizontal, self), clickable=False)
 
     def current(self) -> RunRow | None:
         """The row of the cursor."""
@@ -308,46 +273,28 @@ class RunsTable(QTableView):
             self.setColumnWidth(column, size)
         self.setColumnWidth(Column.ACCURACY, max(150, width - sum(fixed.values())))
 
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:
-        """The row under the pointer is tinted."""
-        super().mouseMoveEvent(event)
-        self._hover(self.indexAt(event.position().toPoint()).row())
-
-    def leaveEvent(self, event: QEvent) -> None:
-        """No row is under the pointer."""
-        super().leaveEvent(event)
-        self._hover(-1)
-
-    def _hover(self, row: int) -> None:
-        if row != self.hovered:
-            self.hovered = row
-            self.viewport().update()
-
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """The eye toggles, the rest selects."""
-        self.by_keyboard = False
         index = self.indexAt(event.position().toPoint())
         if index.isValid() and index.column() == Column.RUN and event.button() is Qt.MouseButton.LeftButton:
             left = self.visualRect(index).left()
             if event.position().x() < left + 16 + _EYE + 4:
+                self.by_keyboard = False
                 self.eye_clicked.emit(self.runs.rows[index.row()].id)
                 return
         super().mousePressEvent(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Space is the eye of the current row; arrows move."""
-        self.by_keyboard = True
         row = self.current()
         if event.key() == Qt.Key.Key_Space and row is not None:
+            self.by_keyboard = True
             self.eye_clicked.emit(row.id)
             return
         super().keyPressEvent(event)
-        self.viewport().update()
 
     def focusInEvent(self, event: QFocusEvent) -> None:
         """Coming by Tab puts the cursor on a row and shows the ring."""
         super().focusInEvent(event)
-        self.by_keyboard = event.reason() in (Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason)
         if self.by_keyboard and not self.currentIndex().isValid() and self.runs.rows:
             self.setCurrentIndex(self.runs.index(0, 0))
-        self.viewport().update()
