@@ -9,7 +9,8 @@ import pytest
 from workbench.core import paths
 from workbench.core.context import Context
 from workbench.core.teach import AddClass, AddQueries, Label, TeachTask, apply
-from workbench.core.values import ClassId, Role, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import ClassId, Role
 from workbench.services import jobs
 from workbench.services.requests import ApplyRequest, ExportRequest
 from workbench.services.teach import TeachRequest

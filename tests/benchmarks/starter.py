@@ -21,7 +21,8 @@ import numpy as np
 
 from workbench.cli.parser import parse
 from workbench.core.context import Context
-from workbench.core.values import KnowledgeEntry, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import KnowledgeEntry
 from workbench.data.scan import scan
 from workbench.project.library import Library
 from workbench.services import jobs, keeping, probe

@@ -4,7 +4,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from workbench.core.values import ClassId, ImageRef, Prediction, Preprocess, Role, Task, TaskClass, TaskId, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import ClassId, ImageRef, Prediction, Preprocess, Role, Task, TaskClass, TaskId
 
 
 def image(n: int, path: str = "/d/x.png") -> ImageRef:

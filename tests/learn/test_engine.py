@@ -15,7 +15,7 @@ from tests.learn.data import sampler, source
 from tests.learn.toy import ToyProto
 from workbench.core.context import Context, Metric
 from workbench.core.errors import StorageError, WorkbenchError
-from workbench.core.values import EpisodeView
+from workbench.core.training import EpisodeView
 from workbench.learn import engine
 from workbench.learn.checkpoint import load_checkpoint, state_digest
 from workbench.learn.engine import Plan, train

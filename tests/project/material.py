@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from workbench.core.training import TrainRequest
 from workbench.core.values import (
     EntryId,
     ImageRef,
@@ -15,7 +16,6 @@ from workbench.core.values import (
     Task,
     TaskClass,
     TaskId,
-    TrainRequest,
     Validation,
 )
 

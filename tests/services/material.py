@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from workbench.core.context import Context
-from workbench.core.values import Role, Task, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import Role, Task
 from workbench.data.scan import scan
 
 SIZE = 16

@@ -18,7 +18,8 @@ from workbench.__main__ import main
 from workbench.cli.learn_commands import aligned_lines
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
-from workbench.core.values import Task, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import Task
 from workbench.learn import domain, recoloured
 from workbench.learn.registry import backbone
 from workbench.project import runs

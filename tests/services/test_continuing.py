@@ -17,7 +17,8 @@ from workbench.__main__ import main
 from workbench.cli.continuing import kept_lines
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
-from workbench.core.values import SourceInfo, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import SourceInfo
 from workbench.data.episodes import Sampler
 from workbench.learn import continual, engine
 from workbench.learn.checkpoint import load_checkpoint

@@ -21,7 +21,8 @@ from workbench.__main__ import main
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, NotFiniteError, WorkbenchError
 from workbench.core.params import values_of
-from workbench.core.values import KnowledgeEntry, Role, Task, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import KnowledgeEntry, Role, Task
 from workbench.learn import registry, validation
 from workbench.learn.algorithms.protonet import ProtoNet
 from workbench.learn.protocol import StepResult

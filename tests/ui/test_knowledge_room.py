@@ -14,7 +14,8 @@ from PySide6.QtWidgets import QApplication, QFileDialog, QWidget
 
 from workbench.core.errors import StorageError
 from workbench.core.teach import AddClass, TeachTask
-from workbench.core.values import ClassId, EntryId, RunId, Task, TaskClass, TaskId, TrainResult
+from workbench.core.training import TrainResult
+from workbench.core.values import ClassId, EntryId, RunId, Task, TaskClass, TaskId
 from workbench.services import overview
 from workbench.services.overview import Atlas, Shelf
 from workbench.ui.rooms.knowledge import deeds

@@ -21,10 +21,10 @@ from workbench.cli.parser import build as build_parser
 from workbench.core.context import Context, Metric, Progress
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.params import FieldSpec
+from workbench.core.training import EpisodeView, TrainRequest, TrainResult
 from workbench.core.values import (
     AlgorithmInfo,
     EntryId,
-    EpisodeView,
     ImageRef,
     KnowledgeEntry,
     Preprocess,
@@ -33,8 +33,6 @@ from workbench.core.values import (
     Task,
     TaskClass,
     TaskId,
-    TrainRequest,
-    TrainResult,
     Validation,
 )
 from workbench.project import runs as store

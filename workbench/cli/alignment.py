@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from typing import get_args
 
-from workbench.core.values import CLOSED_FORMS, Align
+from workbench.core.training import CLOSED_FORMS, Align
 
 
 def options(train: argparse.ArgumentParser) -> None:

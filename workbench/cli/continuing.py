@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Any, get_args
 
-from workbench.core.values import Keep
+from workbench.core.training import Keep
 
 
 def options(train: argparse.ArgumentParser) -> None:

@@ -13,7 +13,8 @@ from workbench.cli.model_commands import export_json
 from workbench.cli.output import emit
 from workbench.core import paths
 from workbench.core.context import Context
-from workbench.core.values import Role, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import Role
 from workbench.services import jobs
 from workbench.services.requests import AdaptRequest, ApplyRequest, EvaluateRequest, ExportRequest
 

@@ -15,7 +15,8 @@ from workbench.cli.output import emit, say, say_problems
 from workbench.core.context import Context
 from workbench.core.errors import StorageError
 from workbench.core.storage import len_text
-from workbench.core.values import Role, Task, TrainRequest, TrainResult
+from workbench.core.training import TrainRequest, TrainResult
+from workbench.core.values import Role, Task
 from workbench.services import jobs
 from workbench.services.requests import Evaluated, EvaluateRequest
 

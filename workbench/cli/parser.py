@@ -21,7 +21,7 @@ from workbench.cli.knowledge_parser import add_parts
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.paths import scratch_project
-from workbench.core.values import Precision
+from workbench.core.training import Precision
 
 Command = Callable[[argparse.Namespace, Context], int]
 

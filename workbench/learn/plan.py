@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from workbench.core.values import Precision
+from workbench.core.training import Precision
 
 # Of a budget of episodes: all validation episodes on the way, and those behind the reported figure. Such an episode
 # costs about a third of a training episode, and far less where features are kept.

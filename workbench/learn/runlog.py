@@ -14,7 +14,7 @@ from torch import Tensor
 from workbench.core import storage
 from workbench.core.context import Context, Metric
 from workbench.core.errors import StorageError
-from workbench.core.values import EpisodeView
+from workbench.core.training import EpisodeView
 from workbench.data.episodes import Episode, Pixels, Sampler
 
 METRICS = "metrics.jsonl"

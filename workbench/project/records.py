@@ -15,7 +15,8 @@ import msgspec
 
 from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.paths import escape, unescape
-from workbench.core.values import ClassId, ImageRef, Role, Task, TaskClass, TaskId, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import ClassId, ImageRef, Role, Task, TaskClass, TaskId
 
 
 class ImageRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):

@@ -22,7 +22,8 @@ import msgspec
 from workbench.core import storage
 from workbench.core.context import Metric
 from workbench.core.errors import StorageError, WorkbenchError
-from workbench.core.values import EntryId, Problem, RunId, TrainRequest, Validation
+from workbench.core.training import TrainRequest
+from workbench.core.values import EntryId, Problem, RunId, Validation
 from workbench.project import sealed
 from workbench.project.lock import alive, birth_of
 from workbench.project.records import RequestRow, absolute, raw, request_of, request_row, text

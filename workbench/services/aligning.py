@@ -22,16 +22,8 @@ import torch
 
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
-from workbench.core.values import (
-    EntryId,
-    ImageRef,
-    KnowledgeEntry,
-    Preprocess,
-    RunId,
-    Task,
-    TrainRequest,
-    TrainResult,
-)
+from workbench.core.training import TrainRequest, TrainResult
+from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Preprocess, RunId, Task
 from workbench.data.cache import decoded
 from workbench.data.episodes import normalise
 from workbench.data.source import Pixels

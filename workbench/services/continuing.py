@@ -30,7 +30,8 @@ from torch import Tensor
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.paths import display
-from workbench.core.values import KnowledgeEntry, Preprocess, Role, SourceInfo, Task, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import KnowledgeEntry, Preprocess, Role, SourceInfo, Task
 from workbench.data.episodes import Sampler, Source
 from workbench.data.scan import scan
 from workbench.learn import continual, functional

@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from workbench.core.context import Context
-from workbench.core.values import ScanResult, TrainRequest, TrainResult
+from workbench.core.training import TrainRequest, TrainResult
+from workbench.core.values import ScanResult
 from workbench.services.requests import (
     AdaptRequest,
     Applied,

@@ -20,7 +20,8 @@ from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.params import values_of
 from workbench.core.paths import display
-from workbench.core.values import EntryId, KnowledgeEntry, RunId, SourceInfo, Task, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import EntryId, KnowledgeEntry, RunId, SourceInfo, Task
 from workbench.data.episodes import Sampler, normalise
 from workbench.learn import averaging, quick
 from workbench.learn.calibrate import Calibration

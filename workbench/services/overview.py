@@ -19,18 +19,8 @@ from workbench.core import storage
 from workbench.core.context import Context
 from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.paths import display
-from workbench.core.values import (
-    Align,
-    EntryId,
-    ImageRef,
-    KnowledgeEntry,
-    Problem,
-    Role,
-    Task,
-    TaskClass,
-    TrainRequest,
-    TrainResult,
-)
+from workbench.core.training import Align, TrainRequest, TrainResult
+from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Problem, Role, Task, TaskClass
 from workbench.project import retiring
 from workbench.project.labels import safe_cell
 from workbench.project.library import WEIGHTS, Library

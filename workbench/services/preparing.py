@@ -8,7 +8,8 @@ from pathlib import Path
 
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
-from workbench.core.values import Preprocess, Role, Task, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import Preprocess, Role, Task
 from workbench.data.cache import decoded
 from workbench.data.episodes import Sampler
 from workbench.data.source import Source, Split, mean_std, source_from, split_validation

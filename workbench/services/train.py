@@ -9,7 +9,8 @@ from typing import Literal
 
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, NotFiniteError, WorkbenchError
-from workbench.core.values import KnowledgeEntry, RunId, TrainRequest, TrainResult, Validation
+from workbench.core.training import TrainRequest, TrainResult
+from workbench.core.values import KnowledgeEntry, RunId, Validation
 from workbench.learn.aligning import Aligning
 from workbench.learn.checkpoint import load_checkpoint
 from workbench.learn.engine import Outcome, Plan

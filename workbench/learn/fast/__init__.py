@@ -16,7 +16,7 @@ import torch
 
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
-from workbench.core.values import Precision
+from workbench.core.training import Precision
 from workbench.learn import functional
 from workbench.learn.fast import task, trunk, workers
 from workbench.learn.protocol import Algorithm, At, State, StepResult

@@ -14,7 +14,8 @@ from PySide6.QtWidgets import QFileDialog, QMenu
 
 from workbench.core.paths import display
 from workbench.core.teach import Choose
-from workbench.core.values import KnowledgeEntry, TrainResult
+from workbench.core.training import TrainResult
+from workbench.core.values import KnowledgeEntry
 from workbench.services import overview
 from workbench.ui import icons
 from workbench.ui.lanes import Job

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, QPoint
 
-from workbench.core.values import TrainRequest
+from workbench.core.training import TrainRequest
 from workbench.ui.rooms.train.history import Curves, read_curves, read_request, rows_of
 from workbench.ui.rooms.train.menus import CardDialog, of_run
 from workbench.ui.rooms.train.monitor import MOST_OVERLAYS

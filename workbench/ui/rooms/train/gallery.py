@@ -6,7 +6,7 @@ from PySide6.QtCore import QEvent, QPointF, QRect, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QHelpEvent, QPainter, QPainterPath, QPaintEvent, QPen, QPixmap
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from workbench.core.values import EpisodeView
+from workbench.core.training import EpisodeView
 from workbench.ui import icons, theme
 from workbench.ui.rooms.train.phases import EPISODES
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.context import Context, Metric
-from workbench.core.values import TrainRequest, TrainResult
+from workbench.core.training import TrainRequest, TrainResult
 from workbench.services.requests import Catalogue
 from workbench.ui.rooms.train.phases import phase_in
 from workbench.ui.rooms.train.rows import RunRow, interval_words, time_words

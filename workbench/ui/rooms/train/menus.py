@@ -11,7 +11,8 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QDialog, QGridLayout, QHBoxLayout, QMenu, QVBoxLayout, QWidget
 
 from workbench.core.params import FieldSpec
-from workbench.core.values import KnowledgeEntry, Role, TrainRequest
+from workbench.core.training import TrainRequest
+from workbench.core.values import KnowledgeEntry, Role
 from workbench.ui import icons
 from workbench.ui.rooms.train.rows import RunRow, time_words
 from workbench.ui.rooms.train.setup import count, range_words, used

@@ -11,7 +11,8 @@ from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QHBoxLayout, QMenu, QSizePolicy, QVBoxLayout, QWidget
 
 from workbench.core.context import Context, Metric, Progress
-from workbench.core.values import EpisodeView, Validation
+from workbench.core.training import EpisodeView
+from workbench.core.values import Validation
 from workbench.ui.rooms.train.gallery import Gallery
 from workbench.ui.rooms.train.history import Curves
 from workbench.ui.rooms.train.pace import Pace, end_words, left_words, speed_words

@@ -11,7 +11,8 @@ from PySide6.QtGui import QGuiApplication, QShowEvent
 from PySide6.QtWidgets import QStackedWidget, QWidget
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.values import EpisodeView, Role, ScanResult, Task, TrainRequest, TrainResult
+from workbench.core.training import EpisodeView, TrainRequest, TrainResult
+from workbench.core.values import Role, ScanResult, Task
 from workbench.services import jobs
 from workbench.services.requests import AlgorithmRow, BackboneRow, Catalogue, DeviceRow, Recommendation
 from workbench.ui.icons import set_icon

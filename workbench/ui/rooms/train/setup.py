@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from workbench.core.params import FieldSpec
 from workbench.core.paths import display
-from workbench.core.values import Channels, Keep, KnowledgeEntry, Precision, Role, Task, TrainRequest
+from workbench.core.training import Keep, Precision, TrainRequest
+from workbench.core.values import Channels, KnowledgeEntry, Role, Task
 
 Range = tuple[int, int]
 Unit = Literal["minutes", "episodes"]
