@@ -23,6 +23,7 @@ from PySide6.QtWidgets import (
 from workbench.core import paths
 from workbench.ui import icons, session, theme
 from workbench.ui.actions import ROOMS, Action, table
+from workbench.ui.finding import everything
 from workbench.ui.project_commands import ProjectCommands
 from workbench.ui.state import AppState, Message
 from workbench.ui.widgets.bottombar import BottomBar
@@ -273,20 +274,8 @@ class MainWindow(ProjectCommands):
         Palette(self.hits(), self).open_under(self.top.search)
 
     def hits(self) -> list[Hit]:
-        """Everything the palette can find: actions that can be done now, classes, sources, runs, knowledge."""
-        state = self.state
-        can = [e for e in self.table if e.enabled(state) and e.id != "window.search"]
-        keys = {e.id: QKeySequence(e.shortcut).toString(QKeySequence.SequenceFormat.NativeText) for e in can}
-        found = [Hit(e.text.removesuffix("..."), keys[e.id], e.icon, self._call(e)) for e in can]
-        found += [Hit(c.name, self.tr("class"), "teach", self._to("teach", "class", c.id)) for c in state.teach.classes]
-        for task in state.tasks:
-            found.append(Hit(task.name, self.tr("source"), "sources", self._to("sources", "task", task.id)))
-            said = self.tr("class in {task}").format(task=task.name)
-            at = [(c.name, self._to("sources", "class", f"{task.id}\n{c.name}")) for c in task.classes]
-            found += [Hit(name, said, "folder", show) for name, show in at]
-        found += [Hit(r.name, self.tr("run"), "train", self._to("train", "run", r.id)) for r in state.runs]
-        shown = [(paths.display(e.name), self._to("knowledge", "entry", e.id)) for e in state.entries]
-        return found + [Hit(name, self.tr("knowledge"), "knowledge", show) for name, show in shown]
+        """Everything the palette can find: see :mod:`workbench.ui.finding`."""
+        return everything(self.state, self.table, self._call, self._to)
 
     def _to(self, room: str, kind: str, key: str) -> Callable[[], None]:
         def reveal() -> None:

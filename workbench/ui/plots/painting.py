@@ -13,7 +13,8 @@ from workbench.ui.plots import legend
 from workbench.ui.plots.series import log_ticks, spread, spread_labels, tick_words, ticks
 
 if TYPE_CHECKING:
-    from workbench.ui.plots.curves import Curve, CurvePlot
+    from workbench.ui.plots.crosshair import Curve
+    from workbench.ui.plots.curves import CurvePlot
 
 
 def _ticks(plot: CurvePlot) -> list[float]:

@@ -7,12 +7,13 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from PySide6.QtCore import QBuffer, QByteArray, QEvent, QIODevice, QMimeData, QObject, QRectF, Qt, QUrl, Signal
 from PySide6.QtGui import QColor, QDropEvent, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QApplication, QFileDialog, QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
+from workbench.core.values import ImageRef
 from workbench.ui import theme
 from workbench.ui.widgets.controls import button, label, set_property
 from workbench.ui.widgets.strip import IconLabel
@@ -145,6 +146,13 @@ def choose_folder(parent: QWidget) -> list[str]:
     return [found] if found else []
 
 
+def choose_archives(parent: QWidget) -> list[str]:
+    """Ask for zip archives."""
+    kinds = parent.tr("Zip archives (*.zip)")
+    found, _ = QFileDialog.getOpenFileNames(parent, parent.tr("Choose zip archives"), "", kinds)
+    return list(found)
+
+
 def choose_pictures(parent: QWidget) -> list[str]:
     """Ask for pictures."""
     found, _ = QFileDialog.getOpenFileNames(
@@ -250,3 +258,13 @@ class DropTarget(QFrame):
             self.open_chooser()
         else:
             super().keyPressEvent(event)
+
+
+def copy_files(images: Sequence[ImageRef]) -> bool:
+    """Put pictures on the clipboard as files; whether any of them has a file of its own."""
+    files = [QUrl.fromLocalFile(i.path) for i in images if not i.member]
+    if files:
+        mime = QMimeData()
+        mime.setUrls(files)
+        QApplication.clipboard().setMimeData(mime)
+    return bool(files)

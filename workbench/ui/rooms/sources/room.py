@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import ClassVar
 
-from PySide6.QtCore import QMimeData, QPoint, Qt, QTimer, QUrl
+from PySide6.QtCore import QPoint, Qt, QTimer
 from PySide6.QtGui import QKeySequence, QShortcut, QShowEvent
-from PySide6.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QStackedWidget, QWidget
+from PySide6.QtWidgets import QApplication, QHBoxLayout, QStackedWidget, QWidget
 
 from workbench.core.values import ImageRef, Problem, Role, Task, TaskId
 from workbench.ui.lanes import Job
@@ -20,11 +20,11 @@ from workbench.ui.rooms.sources.empty import EmptySources, sample_folders
 from workbench.ui.rooms.sources.files_dialog import FilesDialog, open_folder
 from workbench.ui.rooms.sources.panels import PicturesPanel, TasksPanel
 from workbench.ui.rooms.sources.viewer import Viewer
-from workbench.ui.rooms.sources.where import assign
+from workbench.ui.rooms.sources.where import without_those_of
 from workbench.ui.rooms.sources.words import count
 from workbench.ui.state import AppState
 from workbench.ui.widgets.controls import button, set_property
-from workbench.ui.widgets.drop import DropArea, choose_folder
+from workbench.ui.widgets.drop import DropArea, choose_archives, choose_folder, copy_files
 from workbench.ui.widgets.room import Room
 from workbench.ui.widgets.terms import term
 
@@ -258,10 +258,7 @@ class SourcesRoom(Room):
 
     def choose_archives(self) -> None:
         """Ask for zip archives and load them."""
-        found, _ = QFileDialog.getOpenFileNames(
-            self, self.tr("Choose zip archives"), "", self.tr("Zip archives (*.zip)")
-        )
-        self.state.add_folders(found)
+        self.state.add_folders(choose_archives(self))
 
     def open_samples(self) -> None:
         """Load the shipped samples."""
@@ -283,12 +280,7 @@ class SourcesRoom(Room):
     def copy(self) -> None:
         """Put the selected pictures on the clipboard, to be pasted as examples or queries."""
         items = self.grid.selection()
-        files = [QUrl.fromLocalFile(i.path) for _n, i in items if not i.member]
-        if files:
-            mime = QMimeData()
-            mime.setUrls(files)
-            QApplication.clipboard().setMimeData(mime)
-        elif items:
+        if items and not copy_files([image for _name, image in items]):
             text = self.tr("Pictures inside an archive have no file of their own.")
             self.show_message("info", self.tr("Nothing was copied."), text)
 
@@ -318,9 +310,7 @@ class SourcesRoom(Room):
         task = self.task
         if task is None:
             return
-        own, _rest = assign(self.state.tasks, self.state.problems)
-        stale = set(own.get(self.state.tasks.index(task), ()))
-        self.state.set_problems(p for p in self.state.problems if p not in stale)
+        self.state.set_problems(without_those_of(task, self.state.tasks, self.state.problems))
         self.state.add_folders([task.path])
 
     def remove_pictures(self) -> None:

@@ -97,3 +97,10 @@ def _walk_up(path: str, roots: Mapping[str, int]) -> int | None:
             return None
         path = parent
     return None
+
+
+def without_those_of(task: Task, tasks: Sequence[Task], problems: Sequence[Problem]) -> list[Problem]:
+    """The problems without those that lie in a task's folder."""
+    own, _rest = assign(tasks, problems)
+    gone = set(own.get(list(tasks).index(task), ()))
+    return [p for p in problems if p not in gone]

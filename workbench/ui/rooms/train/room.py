@@ -29,7 +29,7 @@ from workbench.ui.rooms.train.recommended import Recommended
 from workbench.ui.rooms.train.rows import time_words
 from workbench.ui.rooms.train.setup import Setup
 from workbench.ui.rooms.train.strip import Asks, SetupStrip
-from workbench.ui.rooms.train.weights import WeightsDialog
+from workbench.ui.rooms.train.weights import WeightsDialog, with_weights
 from workbench.ui.state import AppState
 from workbench.ui.widgets.controls import button
 from workbench.ui.widgets.panel import scroll
@@ -195,15 +195,13 @@ class TrainRoom(Room):
     @property
     def algorithm(self) -> AlgorithmRow | None:
         """The chosen algorithm, once the catalogue is there."""
-        rows = self.catalogue.algorithms if self.catalogue else ()
-        return next((a for a in rows if a.info.key == self.setup.algorithm), None)
+        return forms.algorithm(self.setup, self.catalogue)
 
     def reasons(self) -> dict[str, str]:
         """Why it cannot start."""
         row = self.algorithm
         found = forms.reasons(self.setup, self.state.tasks, row.fields if row else ())
-        missing = {b.key for b in self.catalogue.backbones if not b.pretrained_present} if self.catalogue else set()
-        if self.setup.pretrained and self.setup.backbone in missing:
+        if forms.lacks_weights(self.setup, self.catalogue):
             found["backbone"] = self.tr("Its pretrained weights are not here yet")
         return found | self.algorithms.form.wrong()
 
@@ -238,16 +236,12 @@ class TrainRoom(Room):
         self.algorithms.show_algorithm(self.setup.algorithm, self.setup.params, locked=self.running)
         self.monitor.set_chance(1 / self.setup.ways[0] if self.setup.ways[0] == self.setup.ways[1] else None)
         self.monitor.set_about(f"{self.setup.size} px, {self.strip_.chips['device'].value}")
-        self._show_notice()
-        self._show_buttons()
-
-    def _show_notice(self) -> None:
         rows = self.catalogue.backbones if self.catalogue else ()
         self.notice.show_for(rows, () if self.running else forms.used(self.state.tasks, Role.TRAIN))
+        self._show_buttons()
 
     def _show_buttons(self) -> None:
-        job = self.job
-        running = self.running
+        job, running = self.job, self.running
         stopping = job is not None and job.state == "stopping"
         tasks = len(forms.used(self.state.tasks, Role.TRAIN))
         self.pause.setVisible(running)
@@ -342,12 +336,11 @@ class TrainRoom(Room):
         self._over()
         self.monitor.show_end(time_words(result.seconds))
         self.state.read_knowledge()
-        entry = result.entry
-        if entry.validation is not None:
-            self.monitor.show_validation(entry.validation)
+        if result.entry.validation is not None:
+            self.monitor.show_validation(result.entry.validation)
         headline = self.tr("Stopped; the best of {name} is kept.") if result.stopped else self.tr("{name} is ready.")
-        teach, words = self.tr("Teach a class"), done_words(result)
-        self.state.say("good", headline.format(name=entry.name), words, teach, lambda: self.state.go("teach"))
+        said, teach = headline.format(name=result.entry.name), self.tr("Teach a class")
+        self.state.say("good", said, done_words(result), teach, lambda: self.state.go("teach"))
 
     def _failed(self, error: Exception) -> None:
         self._over()
@@ -381,16 +374,10 @@ class TrainRoom(Room):
     # ---- weights ---------------------------------------------------------------------------------
     def get_weights(self, row: BackboneRow) -> None:
         """Open the dialog that names size, licence and host."""
-        dialog = WeightsDialog(self.state, row, self)
-        dialog.got.connect(self._got_weights)
-        dialog.finished.connect(self._refresh)
-        dialog.finished.connect(dialog.deleteLater)
-        dialog.open()
+        WeightsDialog.ask(self.state, row, self, self._got_weights, self._refresh)
 
     def _got_weights(self, key: str) -> None:
-        if self.catalogue is not None:
-            rows = tuple(replace(b, pretrained_present=True) if b.key == key else b for b in self.catalogue.backbones)
-            self.catalogue = replace(self.catalogue, backbones=rows)
+        self.catalogue = self.catalogue and with_weights(self.catalogue, key)
         self._asked = None
         self._sources_changed()
         self.show_message("good", self.tr("The weights are here."), self.tr("Photographs can be learnt with them now."))
@@ -398,11 +385,8 @@ class TrainRoom(Room):
     # ---- room ------------------------------------------------------------------------------------
     def reveal(self, kind: str, key: str) -> None:
         """Mark a run in the table."""
-        for at, row in enumerate(self.monitor.runs.runs.rows):
-            if kind == "run" and row.id == key:
-                self.pages.setCurrentIndex(0)
-                self.monitor.runs.setCurrentIndex(self.monitor.runs.runs.index(at, 0))
-                self.monitor.runs.setFocus()
+        if kind == "run" and self.monitor.runs.reveal(key):
+            self.pages.setCurrentIndex(0)
 
     def focus_start(self) -> None:
         """The primary button."""

@@ -255,6 +255,14 @@ class RunsTable(RowTable):
         number = self.currentIndex().row()
         return self.runs.rows[number] if 0 <= number < len(self.runs.rows) else None
 
+    def reveal(self, run: str) -> bool:
+        """Go to a run; whether it is in the table."""
+        at = next((i for i, row in enumerate(self.runs.rows) if row.id == run), -1)
+        if at >= 0:
+            self.setCurrentIndex(self.runs.index(at, 0))
+            self.setFocus()
+        return at >= 0
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Columns share the width; below 620 px the backbone and then the time go."""
         super().resizeEvent(event)

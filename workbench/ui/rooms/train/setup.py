@@ -11,6 +11,7 @@ from workbench.core.params import FieldSpec
 from workbench.core.paths import display
 from workbench.core.training import Keep, Precision, TrainRequest
 from workbench.core.values import Channels, KnowledgeEntry, Role, Task
+from workbench.services.requests import AlgorithmRow, Catalogue
 
 Range = tuple[int, int]
 Unit = Literal["minutes", "episodes"]
@@ -233,3 +234,15 @@ def command(setup: Setup, tasks: Sequence[Task]) -> str:
 
 def _folders(tasks: Sequence[Task]) -> list[str]:
     return list(dict.fromkeys(display(t.path) for t in tasks))
+
+
+def algorithm(setup: Setup, catalogue: Catalogue | None) -> AlgorithmRow | None:
+    """The chosen algorithm, once the catalogue is there."""
+    rows = catalogue.algorithms if catalogue else ()
+    return next((a for a in rows if a.info.key == setup.algorithm), None)
+
+
+def lacks_weights(setup: Setup, catalogue: Catalogue | None) -> bool:
+    """Whether pretrained weights were chosen that are not on this machine."""
+    rows = catalogue.backbones if catalogue else ()
+    return setup.pretrained and any(b.key == setup.backbone and not b.pretrained_present for b in rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from PySide6.QtCore import Signal
@@ -11,7 +13,7 @@ from PySide6.QtWidgets import QDialog, QFileDialog, QGridLayout, QHBoxLayout, QV
 from workbench.core.errors import WorkbenchError
 from workbench.core.storage import len_text
 from workbench.services import jobs
-from workbench.services.requests import BackboneRow
+from workbench.services.requests import BackboneRow, Catalogue
 from workbench.ui.lanes import Job
 from workbench.ui.state import AppState
 from workbench.ui.widgets.controls import Bar, button, label
@@ -79,6 +81,22 @@ class WeightsDialog(QDialog):
         column.addLayout(row_)
         state.lanes.progress.connect(self._progress)
         self._show_busy(busy=False)
+
+    @classmethod
+    def ask(
+        cls,
+        state: AppState,
+        row: BackboneRow,
+        parent: QWidget,
+        got: Callable[[str], None],
+        closed: Callable[[], None],
+    ) -> None:
+        """Open it; ``got`` and ``closed`` are methods of what lives in the window's thread."""
+        dialog = cls(state, row, parent)
+        dialog.got.connect(got)
+        dialog.finished.connect(closed)
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
 
     def fetch(self) -> None:
         """Download; called by the click on the button that stands below size, licence and host."""
@@ -160,3 +178,9 @@ class WeightsDialog(QDialog):
         if self.job is not None and not self.job.over:
             self.job.cancel()
         super().closeEvent(event)
+
+
+def with_weights(catalogue: Catalogue, key: str) -> Catalogue:
+    """The catalogue after a backbone's weights came."""
+    rows = tuple(replace(b, pretrained_present=True) if b.key == key else b for b in catalogue.backbones)
+    return replace(catalogue, backbones=rows)
