@@ -40,7 +40,10 @@ def classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TaskClass,
     monkeypatch.setattr(probe, "probe_folder", lambda: path)
     remembering._forget()
     found = task(folder(tmp_path / "teach", range(60, 62), 6)).classes
-    return tuple(replace(c, id=ClassId(f"id{k}")) for k, c in enumerate(found))
+    names = ("Kirschen", "Zwetschgen")  # no part of a digest can look like one of these
+    return tuple(
+        replace(c, id=ClassId(f"class-{k}"), name=n) for k, (c, n) in enumerate(zip(found, names, strict=True))
+    )
 
 
 class Room:
