@@ -31,7 +31,7 @@ Penalty = Literal["coral", "mmd", "dann"]
 ALIGN = "keep.align."
 """Prefix in a run's memory; what begins with ``keep.`` is hidden from algorithms."""
 WEIGHTS: Mapping[str, float] = {"coral": 1.0, "mmd": 1.0, "dann": 0.1}
-"""Of the penalty, beside a loss of about one nat."""
+"""Of the penalty, beside a loss of about one nat. A choice of their size, not measured."""
 MOST_PICTURES = 64
 """Of each domain in a step."""
 _RATE = 0.1

@@ -51,7 +51,8 @@ PICTURES = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How sources are weighed. None of it is the person's to set: chosen where other domains were the new ones.
+    """How sources are weighed. None of it is the person's to set. These are choices, not measured: where
+    ``tests.benchmarks.transfer`` reports mixtures, ``k`` and the temperature are chosen for each domain on the others.
 
     Attributes:
         k: how many sources are mixed at most.

@@ -19,9 +19,11 @@ from workbench.core.values import Candidate, EntryId
 from workbench.transfer.prior import SENIORITY, prior_of
 
 NO_TRANSFER_PRIOR = 0.1
-"""What "no transfer" counts as in place of a similarity: below what related sources reach, above unrelated ones."""
+"""What "no transfer" counts as in place of a similarity: below what related sources reach, above unrelated ones. A
+choice, not measured."""
 MARGIN = 1.0
-"""Of the gate, in standard errors of a single comparison: what luck exceeds in 16 % of the tasks, see :func:`luck`."""
+"""Of the gate, in standard errors of a single comparison: what luck exceeds in 16 % of the tasks, see :func:`luck`.
+A choice: ``tests.benchmarks.transfer`` reports what it gives."""
 _FLIPS = 999
 """Random signs that chance is measured with."""
 
