@@ -255,7 +255,7 @@ def test_knowledge_list_and_similar(capsys: pytest.CaptureFixture[str], project:
     assert all(e["similarity"] is None for e in listed["entries"])
     code, near = run(capsys, "knowledge", "similar", str(OTHER), "--project", str(project))
     assert code == 0
-    assert all(0 <= e["similarity"] <= 1 for e in near["entries"])
+    assert all(0 <= e["similarity"] <= 1 and e["resembles"] for e in near["entries"])
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,13 @@ from tests.services.conftest import quick
 from tests.services.material import folder, request, task
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
-from workbench.core.values import ImageRef
+from workbench.core.values import EntryId, ImageRef
 from workbench.learn import clusters
+from workbench.project.library import Library
 from workbench.services import jobs
 from workbench.services.grouping import group
 from workbench.services.requests import Grouped, GroupRequest
+from workbench.services.resembling import Resembled
 from workbench.services.train import train
 
 
@@ -44,14 +46,41 @@ def agreement(found: Grouped) -> float:
 
 def test_the_groups_are_the_kinds_that_nobody_named(places: Path, tmp_path: Path) -> None:
     images = loose(places)
-    found = group(GroupRequest(images, count=4), tmp_path, Context(seed=1))
+    found = group(GroupRequest(images, count=4, suggest=True), tmp_path, Context(seed=1))
     assert agreement(found) == 1.0
     assert [len(g.images) for g in found.groups] == [8, 8, 8, 8]
     assert {i.sha256 for g in found.groups for i in g.images} == {i.sha256 for i in images}
     assert found.entry == "", "nothing was learnt yet, and that is said"
     assert found.suggested == max(found.silhouettes, key=lambda k: found.silhouettes[k])
-    again = group(GroupRequest(images, count=4), tmp_path, Context(seed=1))
+    again = group(GroupRequest(images, count=4, suggest=True), tmp_path, Context(seed=1))
     assert again == found
+
+
+def test_a_number_that_was_asked_for_is_not_looked_for(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "suggested", lambda *_: pytest.fail("other numbers were tried"))
+    found = group(GroupRequest(loose(places), count=4), tmp_path, Context(seed=1))
+    assert agreement(found) == 1.0
+    assert (found.suggested, found.silhouettes) == (None, {})
+
+
+def test_of_all_entries_the_one_is_used_that_the_pictures_resemble(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def order(images: tuple[ImageRef, ...], library: Library, ctx: Context) -> tuple[Resembled, ...]:
+        asked.append(len(images))
+        likely = [e.id for e in library.entries() if e.name == "b"] + [e.id for e in library.entries()]
+        return (Resembled(EntryId("gone"), "", 0.9, by_probe=True), *(Resembled(i, "", 0.5, True) for i in likely))
+
+    quick(monkeypatch)
+    for name in "abc":
+        train(request(task(places / "source"), name=name), tmp_path, Context())
+    monkeypatch.setattr("workbench.services.grouping.resembling", order)
+    assert group(GroupRequest(loose(places), count=4), tmp_path, Context()).name == "b"
+    assert asked == [32], "and what has gone meanwhile is passed over"
 
 
 def test_as_many_groups_as_asked_for_by_the_knowledge_asked_for(

@@ -124,9 +124,12 @@ class TestSimilar:
         for n, file in enumerate(sorted((pictures / "source").rglob("*.png"))):
             shutil.copy(file, flat / f"{n}.png")
         labelled, unlabelled = (similar(str(w), trained, Context()) for w in (pictures / "source", flat))
-        assert set(labelled) == {e.id for e in Library(trained).entries()}
-        assert labelled == pytest.approx(unlabelled, abs=1e-4)
-        assert labelled[Library(trained).find("proto")[0].id] > 0.9, "it was trained on these"
+        values, others = ({r.entry: r.similarity for r in found} for found in (labelled, unlabelled))
+        assert set(values) == {e.id for e in Library(trained).entries()}
+        assert values == pytest.approx(others, abs=1e-4)
+        assert values[Library(trained).find("proto")[0].id] > 0.9, "it was trained on these"
+        assert [r.similarity for r in labelled] == sorted(values.values(), reverse=True)
+        assert all(r.by_probe for r in labelled), "one ships"
 
     def test_two_pictures_are_enough_for_a_fixed_head(self, trained, tmp_path) -> None:
         where = folder(tmp_path / "few", range(20, 21), 2)

@@ -92,7 +92,8 @@ class Fake:
         images = request.images
         parts = tuple(images[i::n] for i in range(n))
         groups = tuple(Group(p, frozenset({p[-1].sha256} if len(p) > 3 else ())) for p in parts)
-        return Grouped(groups, 3, {2: 0.1, 3: 0.4}, self.entry, "ProtoNet on shapes", 1)
+        suggested = 3 if request.suggest or not request.count else None
+        return Grouped(groups, suggested, {}, self.entry, "ProtoNet on shapes", 1)
 
 
 @pytest.fixture
@@ -193,6 +194,19 @@ def test_the_number_is_adjusted_and_only_what_is_left_is_grouped_again(dialog, r
     qtbot.waitUntil(lambda: len(fake.requests) == 3 and dialog.job is None)
     assert dialog.number.value() == 3
     assert (dialog.number.minimum(), dialog.number.maximum()) == (2, 50)
+
+
+def test_a_number_is_suggested_once_for_the_same_pictures(dialog, fake, qtbot) -> None:
+    dialog.number.setValue(4)
+    qtbot.waitUntil(lambda: len(fake.requests) == 2 and dialog.job is None)
+    assert [r.suggest for r in fake.requests[1:]] == [False]
+    assert [r.entry for r in fake.requests] == ["", "e1"], "seen by the same knowledge"
+    assert "3 suggested" in dialog.suggestion.text()
+    assert dialog.suggestion.isEnabled()
+    QTest.keyClick(dialog, Qt.Key.Key_1)
+    dialog.number.setValue(5)
+    qtbot.waitUntil(lambda: len(fake.requests) == 3 and dialog.job is None)
+    assert fake.requests[2].suggest, "other pictures are left"
 
 
 def test_escape_stops_it_and_a_click_looks_again(dialog, room, fake, qtbot) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,9 @@ from workbench.project import lineage, past_tasks, retiring
 from workbench.project.library import Library
 from workbench.project.searching import search
 from workbench.services import jobs
+
+if TYPE_CHECKING:
+    from workbench.services.resembling import Resembled
 
 _SHOWN = 12
 """Names of classes that are listed of a source."""
@@ -29,22 +32,29 @@ def knowledge(arguments: argparse.Namespace, ctx: Context) -> int:
 
 def _list(arguments: argparse.Namespace, ctx: Context) -> int:
     library = Library(arguments.project)
-    similarities: dict[str, float] = {}
+    near: dict[str, Resembled] = {}
     if arguments.part == "similar":
         jobs.load_runtime(ctx)
         from workbench.services.adapt import similar
 
-        similarities = similar(arguments.folder, arguments.project, ctx)
+        near = {r.entry: r for r in similar(arguments.folder, arguments.project, ctx)}
     put_away = getattr(arguments, "retired", False)
     entries = library.retired() if put_away else library.entries()
     words = getattr(arguments, "search", "")
-    rows = [row(e, retired=put_away) | {"similarity": similarities.get(e.id)} for e in search(words, entries)]
-    if similarities:
-        rows.sort(key=lambda r: -(r["similarity"] or 0.0))
+    rows = [row(e, retired=put_away) | _resembled(near.get(e.id)) for e in search(words, entries)]
+    if near:
+        order = {entry: n for n, entry in enumerate(near)}
+        rows.sort(key=lambda r: order.get(r["entry"], len(order)))
     say_problems(library.problems, "'--json' lists them")
     problems = [{"path": p.path, "reason": p.reason, "severity": p.severity} for p in library.problems]
     emit({"entries": rows, "problems": problems, "looked_for": words, "retired": put_away}, arguments.json, listed)
     return 0
+
+
+def _resembled(found: Resembled | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {"similarity": found.similarity, "resembles": found.source, "by_probe": found.by_probe}
 
 
 def _show(arguments: argparse.Namespace, _ctx: Context) -> int:
@@ -123,6 +133,8 @@ def row(entry: KnowledgeEntry, *, retired: bool = False) -> dict[str, Any]:
         "created": entry.created,
         "retired": retired,
         "similarity": None,
+        "resembles": "",
+        "by_probe": False,
     }
 
 
@@ -142,8 +154,14 @@ def listed(v: dict[str, Any]) -> Iterable[str]:
     for e in v["entries"]:
         check = e["metrics"].get("validation")
         accuracy = f", validation {check['accuracy']:.3f} \u00b1 {check['ci95']:.3f}" if check else ""
-        likeness = "" if e["similarity"] is None else f", similarity {e['similarity']:.2f}"
-        yield f"{e['entry']}  {e['name']} ({e['backbone']}){accuracy}{likeness}"
+        yield f"{e['entry']}  {e['name']} ({e['backbone']}){accuracy}{_likeness(e)}"
+
+
+def _likeness(e: dict[str, Any]) -> str:
+    if e["similarity"] is None:
+        return ""
+    own = "" if e["by_probe"] else ", on the scale of its own network"
+    return f", similarity {e['similarity']:.2f} to {e['resembles']}{own}"
 
 
 def card(v: dict[str, Any]) -> Iterable[str]:

@@ -18,10 +18,9 @@ from workbench.services import models
 from workbench.services.mixtures import parts
 from workbench.services.predict import gather
 from workbench.services.requests import AdaptRequest
-from workbench.services.survey import knowledge_of
+from workbench.services.resembling import Resembled, resembling
 from workbench.services.teach import TeachRequest, fixed_words, used_together
 from workbench.services.teaching import adapt_to
-from workbench.transfer.represent import similarity
 
 _LOOKED_AT = 200
 """Pictures of a folder that its similarity to what is known is measured on."""
@@ -165,8 +164,8 @@ def one_task(folder: str, ctx: Context) -> tuple[Task, tuple[Problem, ...]]:
     return tasks[0], found.problems
 
 
-def similar(folder: str, project: Path, ctx: Context) -> dict[str, float]:
-    """Similarity of a folder's pictures to every usable entry (to the nearest of its sources), by entry id.
+def similar(folder: str, project: Path, ctx: Context) -> tuple[Resembled, ...]:
+    """Every usable entry by the similarity of a folder's pictures to the nearest of its sources, the largest first.
 
     Labels do not matter: a folder of unlabelled pictures does as well.
 
@@ -180,13 +179,4 @@ def similar(folder: str, project: Path, ctx: Context) -> dict[str, float]:
             "Nothing was compared", f"{display(folder)} holds no picture that can be read", "Choose another folder"
         )
     step = max(1, len(images) // _LOOKED_AT)
-    looked_at = tuple(images[::step][:_LOOKED_AT])
-    out: dict[str, float] = {}
-    for knowledge in knowledge_of(project, "auto", ctx)[0]:
-        ctx.check()
-        if knowledge.id is None:
-            continue
-        ctx.status(f"Looking through {knowledge.name}")
-        task = known.described(knowledge, known.to_tensor(looked_at, knowledge.preprocess), ctx)
-        out[knowledge.id] = max((similarity(task, source) for _, source in knowledge.sources), default=0.0)
-    return out
+    return resembling(images[::step][:_LOOKED_AT], Library(project), ctx)

@@ -15,11 +15,10 @@ from workbench.learn.protocol import generator
 from workbench.project.library import Library
 from workbench.services import knowledge as known
 from workbench.services.requests import Group, Grouped, GroupRequest
-from workbench.transfer.represent import represent, similarity
+from workbench.services.resembling import resembling
 
 _LOOKED_AT = 60
 """Pictures behind the choice of the knowledge that sees them best."""
-_MOST_ENTRIES = 8
 _CHUNK = 64
 
 
@@ -46,8 +45,11 @@ def group(request: GroupRequest, project: Path, ctx: Context) -> Grouped:
         )
     x = clusters.directions(features)
     ctx.status("Looking for groups")
-    suggested, tried = clusters.suggested(x, generator(ctx.seed_for("sample of groups")), ctx)
-    count = min(request.count or suggested, len(images))
+    suggested: int | None = None
+    tried: tuple[tuple[int, float], ...] = ()
+    if request.suggest or not request.count:
+        suggested, tried = clusters.suggested(x, generator(ctx.seed_for("sample of groups")), ctx)
+    count = min(request.count or suggested or clusters.FEWEST, len(images))
     found = clusters.kmeans(x, count, generator(ctx.seed_for("groups")), ctx)
     apart = (x - found.centres[found.labels]).norm(dim=1)
     odd = clusters.unusual(x, found)
@@ -78,23 +80,16 @@ def _chosen(request: GroupRequest, project: Path, ctx: Context) -> known.Knowled
         entry, path = library.find(request.entry)
         return known.load(entry, path, library)
     few = request.images[:: max(1, len(request.images) // _LOOKED_AT)][:_LOOKED_AT]
-    best: tuple[float, known.Knowledge] | None = None
     ctx.status("Choosing the knowledge that these pictures resemble")
-    entries = [e for e in library.entries() if e.sources][:_MOST_ENTRIES]
-    for done, entry in enumerate(entries):
-        ctx.check()
+    for found in resembling(few, library, ctx):
         try:
-            knowledge = known.load(*library.find(entry.id), library)
-            images, features = _features(knowledge, few, ctx)
-        except WorkbenchError:  # a damaged entry, or one whose method cannot do without labels
+            entry, path = library.find(found.entry)
+            knowledge = known.load(entry, path, library)
+        except WorkbenchError:  # damaged
             continue
-        if len(images) > 1 and knowledge.sources:
-            seen = represent(features)
-            value = max(similarity(seen, source) for _, source in knowledge.sources)
-            if best is None or value > best[0]:
-                best = value, knowledge
-        ctx.progress(done + 1, len(entries), "entries")
-    return known.untrained(known.plain_preprocess(None)) if best is None else best[1]
+        if _features(knowledge, few, ctx)[0]:  # none of a method that cannot do without labels
+            return knowledge
+    return known.untrained(known.plain_preprocess(None))
 
 
 def _features(

@@ -312,7 +312,10 @@ def similarities(task: Represented, sources: Sequence[ProbedSource]) -> tuple[tu
 
     A source of another width, as only a file from elsewhere can hold, is left out.
     """
-    width = len(task.gaussian.mean)
-    return tuple(
-        (s.name, similarity(task.gaussian, s.seen.gaussian)) for s in sources if len(s.seen.gaussian.mean) == width
-    )
+    return similarities_of(task.gaussian, sources)
+
+
+def similarities_of(pictures: Representation, sources: Sequence[ProbedSource]) -> tuple[tuple[str, float], ...]:
+    """The same for pictures without labels."""
+    width = len(pictures.mean)
+    return tuple((s.name, similarity(pictures, s.seen.gaussian)) for s in sources if len(s.seen.gaussian.mean) == width)

@@ -216,11 +216,13 @@ class GroupRequest:
         images: without labels.
         entry: id, name or path of the knowledge that looks at them, "" for the one whose sources they resemble most.
         count: of groups, 0 for the number that is suggested.
+        suggest: look for a number to suggest although one is asked for, which takes longer than the groups.
     """
 
     images: tuple[ImageRef, ...]
     entry: str = ""
     count: int = 0
+    suggest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,7 @@ class Grouped:
 
     Attributes:
         groups: largest first.
-        suggested: how many there seem to be.
+        suggested: how many there seem to be, ``None`` where that was not looked for.
         silhouettes: mean silhouette of every number that was tried.
         entry: whose features were used, "" where nothing is known yet.
         name: of that knowledge.
@@ -245,7 +247,7 @@ class Grouped:
     """
 
     groups: tuple[Group, ...]
-    suggested: int
+    suggested: int | None
     silhouettes: dict[int, float]
     entry: str
     name: str

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QKeyEvent, QKeySequence, QShortcut, QShowEvent
 from PySide6.QtWidgets import QDialog, QHBoxLayout, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from workbench.core.errors import WorkbenchError
-from workbench.core.values import Task, TaskId
+from workbench.core.values import ImageRef, Task, TaskId
 from workbench.services import jobs
 from workbench.services.requests import Grouped, GroupRequest
 from workbench.ui.lanes import Job
@@ -35,6 +36,8 @@ class GroupsDialog(QDialog):
         self._target: TaskId | None = None
         self._made: list[tuple[Made, int]] = []
         self._grouped: Grouped | None = None
+        self._suggested = 0
+        self._suggested_for: tuple[ImageRef, ...] = ()
         self.job: Job | None = None
         self.rows: list[GroupRow] = []
         self.setWindowTitle(self.tr("Group these"))
@@ -122,7 +125,7 @@ class GroupsDialog(QDialog):
             asks.setVisible(self._grouped is not None)
         self.waiting.setVisible(running and not self.rows)
         self._area.setVisible(not self.waiting.isVisibleTo(self))
-        self.suggestion.setEnabled(self._grouped is not None and self._grouped.suggested != self.number.value())
+        self.suggestion.setEnabled(self._suggested not in (0, self.number.value()))
         self.hint.setVisible(bool(self.rows))
         self.undo_button.setEnabled(bool(self._made))
         self._area.setEnabled(not running)
@@ -147,17 +150,18 @@ class GroupsDialog(QDialog):
         if self.job is not None:
             self._let_go()
         self.strip.clear()
-        wanted = self.number.value() if self._grouped is not None else 0
+        wanted, seen_by = (0, "") if self._grouped is None else (self.number.value(), self._grouped.entry)
+        request = GroupRequest(task.unlabelled, seen_by, wanted, task.unlabelled != self._suggested_for)
         self.stop.setEnabled(True)
         self.status.setText(self.tr("Waiting"))
         self.bar.set_value(0.0)
         self.job = self._state.lanes.submit(
             "files",
             jobs.group,
-            GroupRequest(task.unlabelled, "", wanted),
+            request,
             self._state.project_path,
             title=self.tr("Grouping {name}").format(name=self._task_name),
-            on_done=self._done,
+            on_done=partial(self._done, task.unlabelled),
             on_failed=self._failed,
             on_cancelled=self._cancelled,
         )
@@ -168,8 +172,7 @@ class GroupsDialog(QDialog):
         self._show_phase()
 
     def _use_suggestion(self) -> None:
-        if self._grouped is not None:
-            self.number.setValue(self._grouped.suggested)
+        self.number.setValue(self._suggested)
 
     def _progress(self, job: Job) -> None:
         if job is not self.job:
@@ -187,12 +190,14 @@ class GroupsDialog(QDialog):
             self.status.setText(self.tr("Finishing this step"))
             self.job.cancel()
 
-    def _done(self, grouped: Grouped) -> None:
+    def _done(self, images: tuple[ImageRef, ...], grouped: Grouped) -> None:
         self.job, self._grouped = None, grouped
+        if grouped.suggested is not None:
+            self._suggested, self._suggested_for = grouped.suggested, images
         self.number.blockSignals(True)
         self.number.setValue(len(grouped.groups))
         self.number.blockSignals(False)
-        self.suggestion.setText(self.tr("{n} suggested").format(n=grouped.suggested))
+        self.suggestion.setText(self.tr("{n} suggested").format(n=self._suggested))
         if grouped.entry:
             self.seen.setText(
                 self.tr(
