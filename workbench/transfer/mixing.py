@@ -242,7 +242,6 @@ def mixed(family: Family, given: Mapping[str, float]) -> Mixture:
     return Mixture(trunk, {name: w / total for name, w in used.items()})
 
 
-@torch.no_grad()
 def restated(network: nn.Module, trunk: Trunk, x: Tensor, pictures: float = PICTURES) -> Trunk:
     """The same weights with running averages that the examples were asked about.
 
@@ -256,16 +255,36 @@ def restated(network: nn.Module, trunk: Trunk, x: Tensor, pictures: float = PICT
         x: the examples ``[n, C, H, W]``, normalised.
         pictures: how many pictures the trunk's own averages count for; ``inf`` keeps them.
     """
-    if math.isinf(pictures):
-        return trunk
-    share = len(x) / (len(x) + pictures)
+    return trunk if math.isinf(pictures) else measured(network, trunk, x, pictures)[0]
+
+
+@torch.no_grad()
+def measured(
+    network: nn.Module, trunk: Trunk, x: Tensor, pictures: float = PICTURES, kept: Tensor | None = None
+) -> tuple[Trunk, Tensor]:
+    """The trunk restated on some of the examples, and the features of all of them under it, in one pass.
+
+    Args:
+        network: the backbone's skeleton.
+        trunk: whose running averages are the start.
+        x: the examples ``[n, C, H, W]``, normalised.
+        pictures: how many pictures the trunk's own averages count for.
+        kept: ``[n]`` bool, those that are measured; ``None``: all. What is not kept changes nothing but its own row.
+
+    Returns:
+        The trunk, and features ``[n, D]``.
+    """
+    count = len(x) if kept is None else int(kept.sum())
+    share = count / (count + pictures) if count else 0.0
     asked = copy.deepcopy(network)  # hooks would stay in a network that others use
     for part in asked.modules():
-        if isinstance(part, Norm2d):
-            part.register_forward_pre_hook(lambda layer, inputs: _pool(layer, inputs[0], share))
+        if isinstance(part, Norm2d) and share:
+            part.register_forward_pre_hook(
+                lambda layer, inputs: _pool(layer, inputs[0] if kept is None else inputs[0][kept], share)
+            )
     buffers = {n: t.detach().clone() for n, t in trunk.buffers.items()}
-    functional.call(asked, trunk.parameters, buffers, x)
-    return replace(trunk, buffers=buffers)
+    features = functional.call(asked, trunk.parameters, buffers, x)
+    return replace(trunk, buffers=buffers), features
 
 
 def _pool(layer: nn.Module, x: Tensor, share: float) -> None:

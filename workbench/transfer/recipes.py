@@ -160,64 +160,108 @@ def left_out(
     groups: Sequence[Hashable] | None = None,
     centre: Tensor | None = None,
     seed: int = 0,
+    part: Tensor | None = None,
 ) -> LeftOut:
     """What a closed-form head says of every example that can be left out, in float64.
 
     One by one up to five examples a class; beyond, a fifth at a time, of every class alike, in three ways to part them.
 
     Args:
-        features: ``[S, D]``.
+        features: ``[S, D]``; with ``part`` ``[P, S, D]``, those that each part of the examples had no share in.
         y: ``[S]`` in ``0..ways-1``.
         ways: ``N``.
         head: one of the closed forms.
         groups: per example, which picture it shows; what shows one picture is left out together.
         centre: ``[D]``, taken off the features by ``simpleshot``; ``None``: nothing is.
         seed: of the parts.
+        part: ``[S]`` in ``0..P-1``, under whose features each example is asked about, where a network was changed by
+            the examples themselves.
 
     Raises:
         ValueError: a head without a closed form, or features that are not finite.
     """
+    keep, asked = masks(y, ways, groups, seed)
+    return gathered(answers(features, y, ways, head, keep, asked, centre, part), asked)
+
+
+def answers(
+    features: Tensor,
+    y: Tensor,
+    ways: int,
+    head: Head,
+    keep: Tensor,
+    asked: Tensor,
+    centre: Tensor | None,
+    part: Tensor | None,
+) -> Tensor:
+    """``[M, S, N]`` logits of a head fitted to what each mask keeps; they count where it asks. See :func:`left_out`."""
     if head not in _CLOSED:
         raise ValueError(f"{head} has no closed form")
     x = features.detach().double()
     if not torch.isfinite(x).all():
         raise ValueError("features are not finite")
-    keep, asked = masks(y, ways, groups, seed)
-    if not len(keep):
-        return LeftOut(y.new_zeros(0), x.new_zeros((1, 0, ways)))
-    z = _CLOSED[head](_prepared(x, head, centre), y, ways, keep)
-    # once each where one is left out at a time, else once in every way to part them
+    if part is None:
+        return _CLOSED[head](_prepared(x, head, centre), y, ways, keep)
+    z = x.new_zeros(len(keep), len(y), ways)
+    for p, seen in enumerate(x):
+        own = asked & (part == p)
+        some = own.any(1)
+        if some.any():
+            answered = _CLOSED[head](_prepared(seen, head, centre), y, ways, keep[some])
+            z[some] = torch.where(own[some][:, :, None], answered, z[some])
+    return z
+
+
+def gathered(z: Tensor, asked: Tensor) -> LeftOut:
+    """What was asked about, ``z [M, S, N]``: once each where one is left out at a time, else once in every way."""
+    if not len(z):
+        return LeftOut(torch.zeros(0, dtype=torch.long), z.new_zeros((1, 0, z.shape[2])))
     times = asked.sum(0)
     rows = torch.nonzero(times == times.max()).flatten()
-    order = [torch.nonzero(asked[:, i]).flatten() for i in rows.tolist()]
-    logits = torch.stack([z[m, i] for m, i in zip(order, rows.tolist(), strict=True)], 1)
-    return LeftOut(rows, logits)
+    # by example and then by mask: each example's masks in their order
+    example, mask = torch.nonzero(asked[:, rows].T, as_tuple=True)
+    found = z[mask, rows[example]].view(len(rows), int(times.max()), -1)
+    return LeftOut(rows, found.transpose(0, 1))
 
 
-def masks(y: Tensor, ways: int, groups: Sequence[Hashable] | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+def masks(
+    y: Tensor,
+    ways: int,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    gone: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Which examples stay, and which are asked about, for each part that is left out: two ``[M, S]`` bools.
 
     A class of which nothing would stay keeps its examples, and these are not asked about.
+
+    Args:
+        y: ``[S]``.
+        ways: ``N``.
+        groups: per example, which picture it shows.
+        seed: of the parts.
+        gone: ``[S]`` bool, examples that neither stay nor are asked about, as if they had never been there.
     """
-    n = len(y)
-    names: dict[Hashable, int] = {}
-    group = torch.tensor([names.setdefault(g, len(names)) for g in (groups if groups is not None else range(n))])
+    names = list(groups) if groups is not None else list(range(len(y)))
+    if gone is not None and gone.any():
+        here = torch.nonzero(~gone).flatten()
+        found = masks(y[here], ways, [names[i] for i in here.tolist()], seed)
+        keep, asked = (torch.zeros(len(part), len(y), dtype=torch.bool) for part in found)
+        keep[:, here], asked[:, here] = found
+        return keep, asked
+    number = {g: i for i, g in enumerate(dict.fromkeys(names))}
+    group = torch.tensor([number[g] for g in names])
+    member = one_hot(y, ways, torch.zeros(())).bool()
     # a class's size is its number of pictures, however many views there are of each
-    pictures = [len(torch.unique(group[y == c])) for c in range(ways)]
-    if max(pictures) <= ONE_BY_ONE:
-        away = torch.stack([group == g for g in range(len(names))])
+    pictures = torch.zeros(len(number), ways, dtype=torch.bool).index_put((group, y), torch.tensor(True)).sum(0)
+    if int(pictures.max()) <= ONE_BY_ONE:
+        away = group[None, :] == torch.arange(len(number))[:, None]
     else:
         away = torch.cat([_parts(y, ways, group, seed + r) for r in range(REPEATS)])
-    keep, asked = [], []
-    for out in away:
-        empty = torch.tensor([bool(out[y == c].all()) for c in range(ways)])
-        out = out & ~empty[y]
-        if out.any():
-            keep.append(~out)
-            asked.append(out)
-    if not keep:
-        return torch.zeros(0, n, dtype=torch.bool), torch.zeros(0, n, dtype=torch.bool)
-    return torch.stack(keep), torch.stack(asked)
+    empty = (away[:, :, None] | ~member[None]).all(1)
+    away = away & ~empty[:, y]
+    away = away[away.any(1)]
+    return ~away, away
 
 
 def _parts(y: Tensor, ways: int, group: Tensor, seed: int) -> Tensor:
