@@ -38,7 +38,7 @@ from workbench.learn.registry import create
 from workbench.project import past_tasks
 from workbench.project.library import Library
 from workbench.project.past_tasks import PastTask, Used
-from workbench.services import jobs, probe, remembering, survey, teaching
+from workbench.services import jobs, looks, probe, remembering, teaching
 from workbench.services import knowledge as known
 from workbench.transfer.kinds import packed
 
@@ -117,7 +117,7 @@ def pictures(folder: Path, seed: int) -> tuple[TaskClass, ...]:
 
 def forget() -> None:
     """All that this thread remembers of earlier looks at examples; entries that were loaded stay."""
-    survey._forget()
+    looks._forget()
     teaching._forget()
 
 

@@ -18,7 +18,7 @@ from workbench.core.values import EntryId, ImageRef, TaskClass
 from workbench.data.read import image_ref
 from workbench.learn.algorithms.maml import MAML
 from workbench.project.library import Library
-from workbench.services import answers, knowledge, survey, teaching
+from workbench.services import answers, knowledge, looks, teaching
 from workbench.services.teach import TeachRequest, TeachResult
 from workbench.services.teaching import teach
 from workbench.transfer.prior import Experience
@@ -137,10 +137,10 @@ class TestShots:
         assert sum(p.best == 0 for p in result.steps[-1][:5]) >= 4
 
     def test_more_than_a_hundred_are_left_out_in_parts_and_all_are_judged(self, trained, classes, monkeypatch) -> None:
-        monkeypatch.setattr(survey, "_ONE_BY_ONE", 5)
+        monkeypatch.setattr(looks, "_ONE_BY_ONE", 5)
         adapted = []
-        real = survey.held_out
-        monkeypatch.setattr(survey, "held_out", lambda *a: adapted.append(a[4]) or real(*a))
+        real = looks.held_out
+        monkeypatch.setattr(looks, "held_out", lambda *a: adapted.append(a[4]) or real(*a))
         result = ask(shots(classes, 3, 4, 3), trained, choice="none")
         assert adapted
         assert set(adapted) <= {10, 3}
@@ -382,12 +382,27 @@ class TestCaches:
         assert taught() is not second
 
     def test_what_is_remembered_has_a_limit(self, trained, classes, monkeypatch) -> None:
-        monkeypatch.setattr(survey, "_REMEMBERED", 1)
+        monkeypatch.setattr(looks, "_REMEMBERED", 1)
         monkeypatch.setattr(knowledge, "_KEPT", 1)
         whole = ask(classes, trained)
-        assert len(survey._remembered.looks) == 1
+        assert len(looks._remembered.looks) == 1
         assert len(knowledge._kept.entries) == 1
         assert whole.candidates == ask(classes, trained).candidates
+
+    def test_whoever_waits_is_told_which_network_is_looked_with(self, trained, classes, monkeypatch) -> None:
+        looks._forget()
+        said, shares = [], []
+        ctx = Context(on_change=lambda c: said.append(c.status_text) or shares.append(c.progress_now))
+        teach(TeachRequest(1, classes, ()), trained, ctx)
+        looking = list(dict.fromkeys(s for s in said if s.startswith("Looking with")))
+        assert [s.rpartition(" (")[2] for s in looking] == [f"{n} of 6)" for n in range(1, 7)]
+        assert "Looking with No transfer (6 of 6)" in looking
+        counted = [(p.done, p.total) for p in shares if p is not None and p.unit == "networks"]
+        assert counted == sorted(counted)
+        assert set(counted) == {(n, 6) for n in range(7)}
+        tried = {s for s in said if s.startswith("Trying")}
+        assert len(tried) == 2, "two of the methods that take steps"
+        assert tried < {f"Trying {name} on examples left out" for name in ("maml", "fixed", "reptile")}
 
     def test_no_two_threads_share_a_network(self, trained, classes, queries) -> None:
         """A structure is filled in while it is called; the window teaches and writes models at the same time."""

@@ -15,7 +15,7 @@ from workbench.learn.calibrate import prototypes, reject_threshold
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Adapted, Deployed
 from workbench.services import knowledge as known
-from workbench.services.survey import Seen
+from workbench.services.looks import Seen
 
 _NEAREST = 3
 _AT_ONCE = 16

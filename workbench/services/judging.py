@@ -12,7 +12,7 @@ from workbench.core.context import Context
 from workbench.core.values import TaskClass
 from workbench.learn.calibrate import fit_temperature, held_out, parted
 from workbench.learn.influence import influence
-from workbench.services.survey import Seen
+from workbench.services.looks import Seen
 from workbench.transfer.estimate import optimism
 
 _MOST_PARTS = 10

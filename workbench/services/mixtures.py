@@ -32,7 +32,8 @@ from workbench.project.library import Library
 from workbench.services import knowledge as known
 from workbench.services import recasting
 from workbench.services.knowledge import Knowledge
-from workbench.services.survey import Seen, Survey, UnfitError, key_of, look, recall, remember, try_on
+from workbench.services.looks import Seen, UnfitError, key_of, look, recall, remember, try_on
+from workbench.services.survey import Survey
 from workbench.transfer import mixing, step_sizes
 from workbench.transfer.mixing import NULL
 from workbench.transfer.rank import NO_TRANSFER_PRIOR

@@ -30,7 +30,7 @@ from workbench.learn.protocol import Adapted, Setting, Support
 from workbench.learn.registry import create
 from workbench.services import knowledge as known
 from workbench.services.knowledge import Knowledge
-from workbench.services.survey import Seen
+from workbench.services.looks import Seen
 from workbench.services.teaching import Taught
 
 _log = logging.getLogger(__name__)

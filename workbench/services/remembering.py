@@ -43,7 +43,7 @@ from workbench.transfer.kinds import packed, unpacked
 from workbench.transfer.prior import Record
 
 if TYPE_CHECKING:
-    from workbench.services.survey import Seen
+    from workbench.services.looks import Seen
 
 _log = logging.getLogger(__name__)
 

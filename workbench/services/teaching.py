@@ -33,9 +33,10 @@ from workbench.services import remembering
 from workbench.services.answers import network, predict
 from workbench.services.experience import experience
 from workbench.services.judging import influences, lost_by_choosing, together
+from workbench.services.looks import Seen
 from workbench.services.mixtures import STRATEGIES, with_mixtures
 from workbench.services.pictures import caution
-from workbench.services.survey import Seen, Survey, check_classes, common_examples, survey
+from workbench.services.survey import Survey, check_classes, common_examples, survey
 from workbench.services.teach import WAYS, MapPoint, TeachRequest, TeachResult, method_words, used_together
 from workbench.services.trying import cast, with_recipes
 from workbench.transfer.map import place

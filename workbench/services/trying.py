@@ -15,7 +15,8 @@ from workbench.learn.protocol import Support
 from workbench.services import knowledge as known
 from workbench.services import recasting
 from workbench.services.knowledge import Knowledge
-from workbench.services.survey import Seen, Survey, key_of, recall, remember
+from workbench.services.looks import Seen, key_of, recall, remember
+from workbench.services.survey import Survey
 from workbench.transfer import recipes
 from workbench.transfer.prior import prior_of
 from workbench.transfer.recipes import Recipe
