@@ -206,6 +206,6 @@ def test_the_formula_notices(cls):
 def test_there_is_nothing_to_train():
     algorithm, s = probe()
     assert algorithm.phases(None) == ()
-    with pytest.raises(WorkbenchError, match="nothing to train"):
+    with pytest.raises(WorkbenchError, match="trains nothing"):
         algorithm.step(s, None, None, Context())
     assert algorithm.finish(s, None, Context()) is s
