@@ -16,6 +16,7 @@ from workbench.core.teach import Edit, TeachTask, apply
 from workbench.core.values import Problem, Task
 from workbench.ui import theme
 from workbench.ui.state import AppState
+from workbench.ui.widgets.drop import let_clipboard_go
 
 PATIENCE_MS = 60_000
 
@@ -107,6 +108,14 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         drain()
         left = _running()
     assert not left, f"left running: {left}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_clipboard() -> Iterator[None]:
+    """What tests copied goes while Python is there; see ``let_clipboard_go``."""
+    yield
+    if QApplication.instance() is not None:
+        let_clipboard_go()
 
 
 @pytest.fixture(autouse=True)

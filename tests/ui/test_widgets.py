@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from PySide6.QtCore import QMimeData, QPoint, QPointF, QSize, Qt, QUrl
 from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDropEvent, QImage
@@ -304,6 +308,21 @@ def test_drop_of_image_data(qtbot):
     assert QImage.fromData(got[0]).size() == QSize(3, 2)
     assert paths_of(mime) == []
     assert image_of(QMimeData()) is None
+
+
+def test_a_process_that_copied_pictures_ends_in_order():
+    """Qt destroys a clipboard of its own after Python has ended; with what Python put there it would crash."""
+    code = (
+        "from PySide6.QtWidgets import QApplication\n"
+        "from workbench.core.values import ImageRef\n"
+        "from workbench.ui.widgets.drop import copy_files, let_clipboard_go\n"
+        "app = QApplication([])\n"
+        "assert copy_files([ImageRef('/a.png', '', '0' * 64, 1, 2, 2)])\n"
+        "let_clipboard_go()\n"
+    )
+    there = os.environ | {"QT_QPA_PLATFORM": "offscreen"}
+    done = subprocess.run([sys.executable, "-c", code], env=there, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_drop_target_opens_its_chooser_by_enter_and_click(qtbot):

@@ -136,6 +136,8 @@ def run(project: Path | None = None, open_paths: list[str] | None = None) -> int
     window.show()
     from PySide6.QtCore import QTimer
 
+    from workbench.ui.widgets.drop import let_clipboard_go
+
     start = project if project is not None else _last_project(window)
     QTimer.singleShot(0, window, partial(window.begin, start, tuple(open_paths or ())))
     awake = _close_on_signals(window)
@@ -150,6 +152,7 @@ def run(project: Path | None = None, open_paths: list[str] | None = None) -> int
     sys.excepthook = sys.__excepthook__
     del window
     gc.collect()
+    let_clipboard_go()
     return code
 
 

@@ -19,6 +19,7 @@ from workbench.ui.widgets.controls import button, label, set_property
 from workbench.ui.widgets.strip import IconLabel
 
 PICTURES = "*.jpg *.jpeg *.png *.webp *.bmp *.gif *.tif *.tiff *.avif *.heic *.heif *.jp2 *.ppm *.pgm *.zip"
+_OWN_CLIPBOARD = ("offscreen", "minimal")
 
 
 def paths_of(mime: QMimeData) -> list[str]:
@@ -268,3 +269,13 @@ def copy_files(images: Sequence[ImageRef]) -> bool:
         mime.setUrls(files)
         QApplication.clipboard().setMimeData(mime)
     return bool(files)
+
+
+def let_clipboard_go() -> None:
+    """Empty the clipboard where it ends with this process; to be called before Python does.
+
+    Platforms without a clipboard of the system have one of Qt's own, which is destroyed after Python has ended, and a
+    ``QMimeData`` that Python made with it: that crashes. Others keep what was copied.
+    """
+    if QApplication.platformName() in _OWN_CLIPBOARD:
+        QApplication.clipboard().clear()
