@@ -546,6 +546,24 @@ def test_late_answers_dim_the_rows_and_move_the_line(room, fake, qtbot) -> None:
     assert room.queries.footer.state.text() == "Predicted in 38 ms"
 
 
+def test_whoever_waits_for_deep_networks_reads_which_one_is_looked_with(room, fake, qtbot) -> None:
+    fill(room.state)
+    settle(room, qtbot)
+    fake.go.clear()
+    room.state.edit(Choose("none"))
+    said = room.queries.footer.state
+    qtbot.waitUntil(lambda: said.text() == "Predicting", timeout=1000)
+    room.predictor.job.ctx.status("Looking with birds (3 of 8)")
+    qtbot.waitUntil(lambda: said.text() == "Looking with birds (3 of 8)", timeout=1000)
+    room.predictor.job.ctx.status(f"Looking with {'birds of the woods ' * 9} (4 of 8)")
+    qtbot.waitUntil(lambda: said.text().endswith("(4 of 8)"), timeout=1000)
+    assert said.text().startswith("Looking with birds")
+    assert said.sizeHint().width() < 300
+    fake.go.set()
+    settle(room, qtbot)
+    assert said.text() == "Predicted in 38 ms"
+
+
 def test_the_footer_says_quietly_that_the_library_is_loading(room, fake, qtbot) -> None:
     room.state.library_loaded = False
     fake.go.clear()

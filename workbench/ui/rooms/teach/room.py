@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QSpacerItem, QWid
 from workbench.core.errors import WorkbenchError
 from workbench.core.teach import TeachTask
 from workbench.core.values import ClassId, Problem
+from workbench.ui.job import Job
 from workbench.ui.rooms.teach import intake
 from workbench.ui.rooms.teach.apply_dialog import ApplyDialog
 from workbench.ui.rooms.teach.column import ClassColumn
@@ -26,6 +27,8 @@ from workbench.ui.widgets.strip import MessageStrip
 from workbench.ui.widgets.terms import term
 
 _Asked = tuple[Shown, int, tuple[ClassId, ...]]
+_WIDEST_STATUS = 240
+"""Pixels for what is being done, beside where to drop."""
 
 
 class TeachRoom(Room):
@@ -76,6 +79,7 @@ class TeachRoom(Room):
         self.predictor.failed.connect(self._refused)
         state.theme_changed.connect(self.update)
         state.busy_changed.connect(self._show_state)
+        state.lanes.progress.connect(self._progress)
         self.setMinimumSize(800, 420)  # its parts give way to this; the wide form must not keep a window wide
         self.compact_changed(compact=False)
         self._show()
@@ -146,12 +150,22 @@ class TeachRoom(Room):
             elif not self.state.library_loaded and predictor.shown is None:
                 words = self.tr("Loading the learning library")
             elif predictor.waiting:
-                words = self.tr("Predicting")
+                words = self._doing()
             elif predictor.shown is not None:
                 words = self._took(predictor.shown.result.seconds)
         elif predictor.shown is not None and task.queries:
             words = self._took(predictor.shown.result.seconds)
         self.queries.set_state(words, running=predictor.waiting and self.isVisible())
+
+    def _progress(self, job: Job) -> None:
+        if job is self.predictor.job and self.predictor.waiting:
+            self._show_state()
+
+    def _doing(self) -> str:
+        """What the job that answers is doing, its middle left out where that is long."""
+        job = self.predictor.job
+        words = (job.ctx.status_text if job is not None else "") or self.tr("Predicting")
+        return self.fontMetrics().elidedText(words, Qt.TextElideMode.ElideMiddle, _WIDEST_STATUS)
 
     def _took(self, seconds: float) -> str:
         if seconds < 1:
