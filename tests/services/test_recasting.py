@@ -43,12 +43,14 @@ def test_left_out_answers_are_those_of_the_knowledge_that_would_be_used(trained,
     """The closed form against adapting the recast entry once for each example, through its saved form."""
     base = looked_at(trained, classes, name)
     recipe = Recipe(base.knowledge.id, *kind)
-    judged = trying._judged(base, recipe, classes, knowledge.feature_cache(), CTX)
+    judged = trying._judged(base, recipe, classes, knowledge.feature_cache(), CTX, {})
     cast = trying.cast(judged, classes)
     again = held_out(cast.knowledge.algorithm, cast.knowledge.state, cast.support, CTX)
     assert judged.left_out.rows.tolist() == again.rows.tolist()
     gap = judged.left_out.logits.log_softmax(1) - again.logits.log_softmax(1)
-    assert float(gap.abs().max()) < 2e-3, "single precision, and ridges of nearly singular systems"
+    # measured norms have seen what is left out of the head: test_made holds these against what has not
+    if recipe.adapter == "none":
+        assert float(gap.abs().max()) < 2e-3, "single precision, and ridges of nearly singular systems"
     assert cast.knowledge.trunk is not None
     images = tuple(i for c in classes for i in c.images)
     x = knowledge.to_tensor(images, cast.knowledge.preprocess)

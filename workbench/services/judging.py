@@ -13,6 +13,7 @@ from workbench.core.values import TaskClass
 from workbench.learn.calibrate import fit_temperature, held_out, parted
 from workbench.learn.influence import influence
 from workbench.services.looks import Seen
+from workbench.services.made import in_parts
 from workbench.transfer.estimate import optimism
 
 _MOST_PARTS = 10
@@ -37,8 +38,11 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context) -> Seen:
     if seen.gradient_based or max(counts) < 2 or not len(seen.left_out.rows):
         return seen
     k, support = seen.knowledge, seen.support
-    pictures = [image.sha256 for c in classes for image in c.images]
-    left_out = held_out(k.algorithm, k.state, support, ctx, min(_MOST_PARTS, max(counts)), pictures, seen.unlabelled)
+    pictures, count = [image.sha256 for c in classes for image in c.images], min(_MOST_PARTS, max(counts))
+    if seen.made is None:
+        left_out = held_out(k.algorithm, k.state, support, ctx, count, pictures, seen.unlabelled)
+    else:
+        left_out = in_parts(seen.made, support.y, support.ways, pictures, count, ctx)
     y = support.y[left_out.rows]
     temperature = fit_temperature(left_out.logits, y, k.figures["temperature"])
     losses = F.cross_entropy(left_out.logits / temperature, y, reduction="none")
@@ -78,12 +82,13 @@ def lost_by_choosing(
 def influences(seen: Seen) -> list[float]:
     """Influence of each example, nats; see :mod:`workbench.learn.influence`. 0 where an example cannot be left out.
 
-    Where that is not exact, what an example loses when it is left out is this knowledge's own all the same.
+    Where that is not exact, or the network was made of the examples, what an example loses when it is left out is this
+    knowledge's own all the same.
     """
     k, y = seen.knowledge, seen.support.y
     found, exact = influence(k.algorithm, k.state, seen.support, seen.embedding, seen.temperature)
     own = found.own
-    if not exact:
+    if not exact or seen.made is not None:
         own = own.clone()
         own[seen.left_out.rows] = seen.losses.to(own)
     total = own + found.others

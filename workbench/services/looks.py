@@ -22,7 +22,9 @@ from workbench.learn.features import FeatureCache
 from workbench.learn.influence import at_once
 from workbench.learn.protocol import Support
 from workbench.services import knowledge as known
+from workbench.services import made
 from workbench.services.knowledge import Knowledge
+from workbench.services.made import Made
 from workbench.transfer.estimate import estimate
 from workbench.transfer.rank import Option
 from workbench.transfer.recipes import Recipe
@@ -56,6 +58,7 @@ class Seen:
         recipe: what is made of the knowledge, which is the entry's as it was trained until ``cast``.
         gain: what past tasks make one expect of it, in accuracy over the default.
         most: what its similarities count as at most.
+        made: how its network was made of the examples, ``None`` for one that they had no share in.
     """
 
     knowledge: Knowledge
@@ -70,6 +73,7 @@ class Seen:
     recipe: Recipe = _AS_IT_IS
     gain: float = 0.0
     most: float = 1.0
+    made: Made | None = None
 
     @property
     def gradient_based(self) -> bool:
@@ -203,8 +207,10 @@ def try_on(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRe
     folds = _SLOW_FOLDS if seen.gradient_based else _MANY_FOLDS if len(support.y) > _ONE_BY_ONE else None
     pictures = [image.sha256 for c in classes for image in c.images]
     plain = folds is None and seen.unlabelled is None and len(set(pictures)) == len(pictures)
-    left_out = at_once(k.algorithm, k.state, support) if plain else None
-    if left_out is None:
+    left_out = at_once(k.algorithm, k.state, support) if plain and seen.made is None else None
+    if seen.made is not None:
+        left_out = made.left_out(seen.made, support.y, support.ways, pictures, ctx)
+    elif left_out is None:
         left_out = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
     temperature = seen.temperature
     y = support.y[left_out.rows]

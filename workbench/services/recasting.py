@@ -7,6 +7,7 @@ would be. Its digest is that of its trunk's tensors, so all heads on one trunk s
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +83,23 @@ def recast(knowledge: Knowledge, recipe: Recipe, x: Tensor | None = None) -> Kno
         knowledge.sources,
         algorithm.trunk(state),
     )
+
+
+def measuring(knowledge: Knowledge, recipe: Recipe, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """What gives the features ``[S, D]`` of all examples under norms that were measured on those kept ``[S]`` bool.
+
+    They are those of :func:`recast` with these examples, in one pass and without a copy of the network.
+
+    Args:
+        knowledge: as in :func:`recast`.
+        recipe: whose adapter is ``norm``.
+        x: the examples ``[S, C, H, W]``.
+    """
+    setting = knowledge.algorithm.setting
+    key = setting.backbone if recipe.layer == "last" else beginning_of(setting.backbone)
+    network = backbone(key).skeleton(setting.channels, setting.size)
+    trunk = mixing.trunk_of(network, knowledge.state, knowledge.name)
+    return lambda kept: mixing.measured(network, trunk, x, kept=kept)[1]
 
 
 def can(knowledge: Knowledge, recipe: Recipe) -> bool:
