@@ -21,6 +21,7 @@ from workbench.services.overview import Atlas, Shelf
 from workbench.ui.rooms.knowledge import deeds
 from workbench.ui.rooms.knowledge.align_dialog import AlignDialog
 from workbench.ui.rooms.knowledge.room import KnowledgeRoom
+from workbench.ui.values import Towards
 
 from .known import ATLAS, ENTRIES, NAMES, SHELF
 from .test_state import image
@@ -230,7 +231,7 @@ def test_continue_training_hands_the_entry_to_train(room, state, qtbot):
     with qtbot.waitSignal(state.room_changed) as gone:
         qtbot.mouseClick(room.card.go_on, Qt.MouseButton.LeftButton)
     assert gone.args == ["train"]
-    assert state.start == ENTRIES[0]
+    assert state.start == (ENTRIES[0], None)
 
 
 def test_what_is_put_away_can_be_taken_back_at_once(room, desk, qtbot):
@@ -393,15 +394,35 @@ def test_adapting_can_be_stopped(room, qtbot, monkeypatch):
 
 
 def test_coral_needs_the_pictures_that_the_entry_learned_from(room, state, qtbot):
-    dialog = AlignDialog("A", "", room.deeds.why_not_coral(ENTRIES[0]), room)
+    dialog = AlignDialog("A", "", room.deeds.why_not(ENTRIES[0]), room)
     assert not dialog.ways["coral"].isEnabled()
     assert "add those to the sources" in dialog.ways["coral"].toolTip()
     dialog.close()
     source = Task(TaskId("t"), "greek", "/data/greek", (TaskClass("a", (image("a"),)),))
     state.set_tasks([source])
     mine = replace(ENTRIES[0], sources=(replace(ENTRIES[0].sources[0], fingerprint=source.fingerprint),))
-    assert room.deeds.why_not_coral(mine) == ""
+    assert room.deeds.why_not(mine) == {}
     assert room.deeds.align_command(mine, "/n", "coral").split()[2] == "/data/greek"
+    calm(room, qtbot)
+
+
+@pytest.mark.parametrize("how", ["mmd", "dann"])
+def test_ways_that_train_go_to_train_with_their_minutes(room, state, qtbot, how):
+    dialog = room.deeds.ask_align()
+    assert not dialog.ways[how].isEnabled()
+    assert "add some with classes" in dialog.ways[how].toolTip()
+    dialog.reject()
+    state.set_tasks([Task(TaskId("t"), "greek", "/data/greek", (TaskClass("a", (image("a"),)),))])
+    dialog = room.deeds.ask_align("/pictures/night")
+    assert (dialog.start.text(), dialog.minutes.isEnabled()) == ("Adapt", False)
+    dialog.ways[how].setFocus()
+    QTest.keyClick(dialog.ways[how], Qt.Key.Key_Space)
+    assert (dialog.start.text(), dialog.minutes.isEnabled()) == ("Go to Train", True)
+    dialog.minutes.setValue(12)
+    qtbot.mouseClick(dialog.start, Qt.MouseButton.LeftButton)
+    assert state.start == (ENTRIES[0], Towards("/pictures/night", how, 12))
+    assert state.room == "train"
+    assert room.deeds.aligning is None, "nothing runs before Start is pressed there"
     calm(room, qtbot)
 
 

@@ -13,6 +13,8 @@ Keep = Literal["", "none", "l2", "ewc", "replay"]
 """What a run does so as not to lose what the entry it starts from knew; "" where nothing of that is even measured."""
 Align = Literal["", "adabn", "coral", "mmd", "dann"]
 """How knowledge is aligned with an unlabelled target, "" where it is not."""
+ALIGNMENTS = {"adabn": "AdaBN", "coral": "CORAL", "mmd": "MMD", "dann": "DANN"}
+"""Their names."""
 CLOSED_FORMS = ("adabn", "coral")
 """Alignments that need no training."""
 

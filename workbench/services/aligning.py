@@ -22,7 +22,7 @@ import torch
 
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
-from workbench.core.training import TrainRequest, TrainResult
+from workbench.core.training import ALIGNMENTS, TrainRequest, TrainResult
 from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Preprocess, RunId, Task
 from workbench.data.cache import decoded
 from workbench.data.episodes import normalise
@@ -39,7 +39,6 @@ from workbench.services.continuing import sources_before
 from workbench.services.preparing import Prepared
 from workbench.transfer import mixing
 
-TITLES = {"adabn": "AdaBN", "coral": "CORAL", "mmd": "MMD", "dann": "DANN"}
 MOST_PICTURES = 1000
 """Of a domain, for statistics and covariances."""
 _OF_THE_OLD = frozenset({"kept", "validation_kind", "ancestor", "ancestor_entry", "aligned", "earlier"})
@@ -366,7 +365,7 @@ def _pixels(images: tuple[ImageRef, ...], p: Preprocess, ctx: Context) -> Pixels
 
 def _name(entry: KnowledgeEntry, method: str, target: Target) -> str:
     more = f" and {len(target.names) - 1} more" if len(target.names) > 1 else ""
-    return f"{entry.name}, aligned with {target.names[0]}{more} ({TITLES[method]})"
+    return f"{entry.name}, aligned with {target.names[0]}{more} ({ALIGNMENTS[method]})"
 
 
 def _refused(why: str, what_to_do: str) -> WorkbenchError:

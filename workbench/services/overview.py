@@ -4,7 +4,7 @@
 ``names``      titles of algorithms and backbones
 ``atlas``      every source of every entry and how much they resemble one another (the work is in ``atlas.py``)
 ``verify``     whether an entry's weights are those of its card
-``retire``, ``restore``, ``take``, ``give``, ``align``    what can be done with an entry
+``retire``, ``restore``, ``take``, ``give``, ``align``, ``train_towards``    what can be done with an entry
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from workbench.core import storage
@@ -283,8 +283,7 @@ def align(
     Raises:
         WorkbenchError: too few pictures, or an entry that cannot be adapted in this way.
     """
-    ctx.status("Reading the pictures of the domain")
-    target = jobs.scan((folder,), ctx).tasks
+    target = _domain(folder, ctx)
     request = TrainRequest(
         sources=learnt_from(entry, tasks),
         algorithm=entry.algorithm,
@@ -295,8 +294,28 @@ def align(
         size=entry.preprocess.size,
         channels=entry.preprocess.channels,
         start=entry.id,
-        target=tuple(t.with_role(Role.VALIDATION) for t in target),
+        target=target,
         align=how,
         command=command,
     )
     return jobs.train(request, project, ctx)
+
+
+def train_towards(request: TrainRequest, folder: str, project: Path, ctx: Context) -> TrainResult:
+    """A run that goes on from an entry and is drawn towards the pictures of another domain by MMD or DANN.
+
+    Args:
+        request: says how; its target is ``folder``.
+        folder: with pictures of the other domain, with or without class folders.
+        project: that gets the run and the entry.
+        ctx: of the job.
+
+    Raises:
+        WorkbenchError: too few pictures, or a method that cannot be drawn so.
+    """
+    return jobs.train(replace(request, target=_domain(folder, ctx)), project, ctx)
+
+
+def _domain(folder: str, ctx: Context) -> tuple[Task, ...]:
+    ctx.status("Reading the pictures of the domain")
+    return tuple(t.with_role(Role.VALIDATION) for t in jobs.scan((folder,), ctx).tasks)

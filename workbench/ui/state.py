@@ -26,7 +26,7 @@ from workbench.services.teach import TeachResult
 from workbench.ui import theme
 from workbench.ui.lanes import Job, Lanes
 from workbench.ui.values import Message as Message
-from workbench.ui.values import MessageKind, OpenProject
+from workbench.ui.values import MessageKind, OpenProject, Towards
 from workbench.ui.widgets.thumbs import Thumbs
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class AppState(QObject):
         self.result: TeachResult | None = None
         self.entries: tuple[KnowledgeEntry, ...] = ()
         self.runs: tuple[Any, ...] = ()
-        self.start: KnowledgeEntry | None = None
+        self.start: tuple[KnowledgeEntry, Towards | None] | None = None
         self.room = "sources"
         self.device = "cpu"
         self.device_name = ""
@@ -284,9 +284,9 @@ class AppState(QObject):
         self.room = room
         self.room_changed.emit(room)
 
-    def train_from(self, entry: KnowledgeEntry) -> None:
+    def train_from(self, entry: KnowledgeEntry, towards: Towards | None = None) -> None:
         """Go to Train, where the next run is to go on from an entry; Train takes it from ``start``."""
-        self.start = entry
+        self.start = entry, towards
         self.go("train")
 
     def set_theme(self, name: str) -> None:

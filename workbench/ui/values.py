@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from workbench.core.teach import Edit, TeachTask
+from workbench.core.training import Align
 from workbench.core.values import Problem, Task
 
 MessageKind = Literal["info", "good", "warn", "bad"]
@@ -22,6 +23,15 @@ class Message:
     detail: str = ""
     action_text: str = ""
     callback: Callable[[], object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Towards:
+    """Another domain that a run's features are drawn towards: its folder, how, and for how many minutes."""
+
+    folder: str
+    how: Align
+    minutes: float
 
 
 class OpenProject(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from PySide6.QtCore import QCoreApplication
 
 from workbench.core.context import Progress
@@ -45,3 +47,31 @@ def power(value: float) -> tuple[str, str]:
     mantissa, exponent = f"{value:.1e}".split("e")
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return mantissa, f"× 10{raised}"
+
+
+def held_out(value: object) -> tuple[str, str]:
+    """Accuracy on labelled pictures of a domain before and after, or that none is claimed; and more of it.
+
+    Args:
+        value: ``provenance["aligned"]["held_out"]``; it may come from elsewhere and be anything.
+    """
+    if not isinstance(value, Mapping):
+        return "no accuracy claimed", "The folder has no labelled pictures to measure with"
+    before, after = number(value.get("before")), number(value.get("after"))
+    difference, ci = number(value.get("difference")), number(value.get("ci95"))
+    if before is None or after is None or difference is None or ci is None:
+        return "no accuracy claimed", ""
+    words = f"{before:.3f} before, {after:.3f} after"
+    # where every episode went alike there is nothing to measure an interval by
+    between = f" ({signed(difference - ci)} to {signed(difference + ci)})" if ci > 0 else ""
+    return words, f"Difference {signed(difference)}{between}"
+
+
+def number(value: object) -> float | None:
+    """A number as such, anything else as ``None``."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def signed(value: float) -> str:
+    """Three digits behind the point, with a true minus."""
+    return f"{value + 0.0:.3f}".replace("-0.000", "0.000").replace("-", "−")

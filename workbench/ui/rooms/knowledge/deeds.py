@@ -15,12 +15,13 @@ from PySide6.QtWidgets import QFileDialog, QMenu
 from workbench.core.paths import display
 from workbench.core.teach import Choose
 from workbench.core.training import TrainResult
-from workbench.core.values import KnowledgeEntry
+from workbench.core.values import KnowledgeEntry, Role
 from workbench.services import overview
 from workbench.ui import icons
 from workbench.ui.lanes import Job
 from workbench.ui.rooms.knowledge.align_dialog import AlignDialog
-from workbench.ui.rooms.knowledge.rows import counted, file_name, held_out_words
+from workbench.ui.rooms.knowledge.rows import counted, file_name
+from workbench.ui.widgets.words import held_out
 
 if TYPE_CHECKING:
     from workbench.ui.rooms.knowledge.room import KnowledgeRoom
@@ -177,16 +178,22 @@ class Deeds(QObject):
         entry = self._room.entry()
         if entry is None:
             return None
-        dialog = AlignDialog(display(entry.name), folder, self.why_not_coral(entry), self._room)
+        dialog = AlignDialog(display(entry.name), folder, self.why_not(entry), self._room)
         dialog.asked.connect(partial(self.align, entry))
+        dialog.training_asked.connect(partial(self._state.train_from, entry))
         dialog.open()
         return dialog
 
-    def why_not_coral(self, entry: KnowledgeEntry) -> str:
-        """Why the features of an entry cannot be turned, or ""."""
-        if overview.learnt_from(entry, self._state.tasks):
-            return ""
-        return self.tr("It compares with the pictures that this entry learned from; add those to the sources first.")
+    def why_not(self, entry: KnowledgeEntry) -> dict[str, str]:
+        """Why an entry cannot be adapted in some ways, by their keys."""
+        tasks, found = self._state.tasks, {}
+        if not overview.learnt_from(entry, tasks):
+            found["coral"] = self.tr(
+                "It compares with the pictures that this entry learned from; add those to the sources first."
+            )
+        if not any(t.role is Role.TRAIN and t.classes for t in tasks):
+            found["mmd"] = found["dann"] = self.tr("It trains on the sources as well; add some with classes first.")
+        return found
 
     def align_command(self, entry: KnowledgeEntry, folder: str, how: str) -> str:
         """The command that does the same."""
@@ -222,7 +229,7 @@ class Deeds(QObject):
         self._room.read()
         done = result.entry.provenance.get("aligned")
         held = done.get("held_out") if isinstance(done, dict) else None
-        words, more = held_out_words(held)
+        words, more = held_out(held)
         if isinstance(held, dict):
             detail = self.tr("On labelled pictures that were held out: {words}. {more}.").format(words=words, more=more)
         else:

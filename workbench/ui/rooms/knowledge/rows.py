@@ -10,12 +10,12 @@ from pathlib import PurePath
 from typing import Any
 
 from workbench.core.paths import display
+from workbench.core.training import ALIGNMENTS
 from workbench.core.values import EntryId, KnowledgeEntry
 from workbench.project.searching import search
 from workbench.services.overview import Names, Shelf
-from workbench.ui.widgets.words import interval
+from workbench.ui.widgets.words import held_out, interval, number, signed
 
-_ALIGNMENTS = {"adabn": "AdaBN", "coral": "CORAL", "mmd": "MMD", "dann": "DANN"}
 _KEEPING = {"none": "nothing was done", "l2": "L2", "ewc": "EWC", "replay": "replay of old pictures"}
 
 
@@ -210,11 +210,11 @@ def _kept(value: object) -> list[list[str]]:
     ):
         found = value.get(key)
         mean, ci = (
-            (_number(found.get("mean")), _number(found.get("ci95"))) if isinstance(found, Mapping) else (None, None)
+            (number(found.get("mean")), number(found.get("ci95"))) if isinstance(found, Mapping) else (None, None)
         )
         if mean is not None and ci is not None:
             here = sign * mean
-            rows.append([name, f"{_signed(here)} ({_signed(here - ci)} to {_signed(here + ci)})", tip])
+            rows.append([name, f"{signed(here)} ({signed(here - ci)} to {signed(here + ci)})", tip])
     if value.get("unmeasured"):
         rows.append(["Forgetting", "not measured", str(value["unmeasured"])])
     return rows
@@ -224,7 +224,7 @@ def _aligned(value: object) -> list[list[str]]:
     """What adapting to another domain did; see ``provenance["aligned"]``."""
     if not isinstance(value, Mapping):
         return []
-    how = _ALIGNMENTS.get(str(value.get("method", "")), str(value.get("method", "")))
+    how = ALIGNMENTS.get(str(value.get("method", "")), str(value.get("method", "")))
     target = value.get("target")
     listed = ", ".join(display(str(t)) for t in target) if isinstance(target, list | tuple) else ""
     pictures = value.get("pictures")
@@ -232,29 +232,7 @@ def _aligned(value: object) -> list[list[str]]:
     rows = [["Adapted to", f"{listed}{seen} ({how})", "The labels there were not used"]]
     if value.get("unmeasured"):
         return [*rows, ["On that domain", "not measured", str(value["unmeasured"])]]
-    return [*rows, ["On that domain", *held_out_words(value.get("held_out"))]]
-
-
-def held_out_words(value: object) -> tuple[str, str]:
-    """Accuracy on labelled pictures of the domain before and after, or that none is claimed; and more of it."""
-    if not isinstance(value, Mapping):
-        return "no accuracy claimed", "The folder has no labelled pictures to measure with"
-    before, after = _number(value.get("before")), _number(value.get("after"))
-    difference, ci = _number(value.get("difference")), _number(value.get("ci95"))
-    if before is None or after is None or difference is None or ci is None:
-        return "no accuracy claimed", ""
-    words = f"{before:.3f} before, {after:.3f} after"
-    # where every episode went alike there is nothing to measure an interval by
-    between = f" ({_signed(difference - ci)} to {_signed(difference + ci)})" if ci > 0 else ""
-    return words, f"Difference {_signed(difference)}{between}"
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _signed(value: float) -> str:
-    return f"{value + 0.0:.3f}".replace("-0.000", "0.000").replace("-", "−")
+    return [*rows, ["On that domain", *held_out(value.get("held_out"))]]
 
 
 def _time(seconds: float) -> str:

@@ -1,11 +1,18 @@
-"""The strip above the setup where a run goes on from an entry: which one, and what is done against forgetting."""
+"""The strip above the setup where a run goes on from an entry: which one, and what is done against forgetting.
+
+Where it is drawn towards another domain, that stands in the place of forgetting.
+"""
 
 from __future__ import annotations
+
+import os
+from pathlib import PurePath
 
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QWidget
 
 from workbench.core.paths import display
+from workbench.core.training import ALIGNMENTS
 from workbench.ui.rooms.train.setup import Setup
 from workbench.ui.widgets.controls import Segmented, button, label
 from workbench.ui.widgets.elided import Elided
@@ -25,6 +32,7 @@ class ContinuedStrip(QFrame):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._towards = self._narrow = False
         self.setProperty("role", "panel")
         self.setFixedHeight(44)
         self.name = Elided("", "strong", least=80)
@@ -47,6 +55,8 @@ class ContinuedStrip(QFrame):
             )
         )
         self.keep.changed.connect(self.keep_chosen)
+        self._domain = label(self.tr("Drawn towards"), "secondary")
+        self.domain = Elided("", "strong", least=80)
         self.leave = button("", "icon", "close", size="small", name=self.tr("Begin from nothing instead"))
         self.leave.clicked.connect(self.left)
         row = QHBoxLayout(self)
@@ -56,9 +66,12 @@ class ContinuedStrip(QFrame):
         row.addWidget(self._before)
         row.addWidget(self.name)
         row.addStretch(1)
+        row.addWidget(self._domain)
+        row.addWidget(self.domain)
         row.addWidget(self._against)
         row.addWidget(self.keep)
         row.addWidget(self.leave)
+        self._show_parts()
         self.hide()
 
     def show_setup(self, setup: Setup, *, locked: bool) -> None:
@@ -71,8 +84,23 @@ class ContinuedStrip(QFrame):
         self.keep.set_value(setup.keep or "none")
         self.keep.setEnabled(not locked)
         self.leave.setVisible(not locked)
-        self.setAccessibleName(self.tr("The run goes on from {name}").format(name=name))
+        said = self.tr("The run goes on from {name}").format(name=name)
+        if setup.towards is not None:
+            folder = display(os.path.normpath(setup.towards.folder))
+            how = ALIGNMENTS[setup.towards.how]
+            self.domain.setText(self.tr("{folder} by {how}").format(folder=PurePath(folder).name or folder, how=how))
+            said = self.tr("{said}, drawn towards {folder} by {how}").format(said=said, folder=folder, how=how)
+        self._towards = setup.towards is not None
+        self._show_parts()
+        self.setAccessibleName(said)
 
     def set_narrow(self, narrow: bool) -> None:
         """Fewer words."""
-        self._against.setVisible(not narrow)
+        self._narrow = narrow
+        self._show_parts()
+
+    def _show_parts(self) -> None:
+        self._domain.setVisible(self._towards)
+        self.domain.setVisible(self._towards)
+        self.keep.setVisible(not self._towards)
+        self._against.setVisible(not self._towards and not self._narrow)

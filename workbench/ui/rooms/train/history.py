@@ -13,6 +13,7 @@ from workbench.services.requests import Catalogue
 from workbench.ui.rooms.train.phases import phase_in
 from workbench.ui.rooms.train.rows import RunRow, interval_words, time_words
 from workbench.ui.rooms.train.setup import Setup, count
+from workbench.ui.widgets.words import held_out
 
 if TYPE_CHECKING:
     from workbench.project.runs import TrainRun
@@ -94,6 +95,12 @@ def done_words(result: TrainResult) -> str:
     if v is not None:
         words.insert(0, f"validation accuracy {v.accuracy:.3f} {interval_words(v.interval)}".rstrip())
     text = ", ".join(words)
+    aligned = result.entry.provenance.get("aligned")
+    if isinstance(aligned, dict):
+        accuracy, difference = held_out(aligned.get("held_out"))
+        if aligned.get("unmeasured"):
+            accuracy, difference = "not measured", str(aligned["unmeasured"])
+        text = f"{text}. On labelled pictures of the domain that were held out: {accuracy}. {difference}".rstrip(" .")
     return f"{text[:1].upper()}{text[1:]}."
 
 

@@ -84,7 +84,7 @@ class TrainRoom(Room):
         self.body.addWidget(self.recommended)
         self.continued = ContinuedStrip()
         self.continued.keep_chosen.connect(lambda keep: self.put(replace(self.setup, keep=keep)))
-        self.continued.left.connect(lambda: self.put(replace(self.setup, start=None, keep="")))
+        self.continued.left.connect(lambda: self.put(forms.from_nothing(self.setup)))
         self.body.addWidget(self.continued)
         self.strip_ = SetupStrip(
             Asks(
@@ -125,7 +125,7 @@ class TrainRoom(Room):
             self._refresh()
         start, self.state.start = self.state.start, None
         if start is not None and not self.running:
-            self.put(forms.going_on(self.setup, start))
+            self.put(forms.going_on(self.setup, *start))
 
     def _catalogued(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -281,9 +281,9 @@ class TrainRoom(Room):
             self.job.cancel()
             self._show_buttons()
             return
-        request = forms.request(self.setup, self.state.tasks, "")
+        asked = forms.run_of(self.setup, self.state.tasks, self.state.project_path)
         self.monitor.clear()
-        self._run(jobs.train, (request, self.state.project_path))
+        self._run(*asked)
 
     def _run(self, fn: object, args: tuple[object, ...]) -> None:
         assert callable(fn)

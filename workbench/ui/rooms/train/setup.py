@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from workbench.core.params import FieldSpec
 from workbench.core.paths import display
-from workbench.core.training import Keep, Precision, TrainRequest
+from workbench.core.training import Keep, Precision, TrainRequest, TrainResult
 from workbench.core.values import Channels, KnowledgeEntry, Role, Task
+from workbench.services import jobs, overview
 from workbench.services.requests import AlgorithmRow, Catalogue
+from workbench.ui.values import Towards
 
 Range = tuple[int, int]
 Unit = Literal["minutes", "episodes"]
@@ -41,6 +44,7 @@ class Setup:
         precision: of training.
         start: the entry that the run goes on from, ``None`` for none.
         keep: what is done so as not to lose what that knew; "" where there is none.
+        towards: another domain that the run is drawn towards while it goes on from the entry, ``None`` for none.
     """
 
     algorithm: str = "protonet"
@@ -62,10 +66,16 @@ class Setup:
     precision: Precision = "full"
     start: KnowledgeEntry | None = None
     keep: Keep = ""
+    towards: Towards | None = None
 
 
-def going_on(setup: Setup, entry: KnowledgeEntry) -> Setup:
-    """The setup whose run goes on from an entry: with its method, network and inputs, held near what it knew."""
+def going_on(setup: Setup, entry: KnowledgeEntry, towards: Towards | None = None) -> Setup:
+    """The setup whose run goes on from an entry: with its method, network and inputs.
+
+    It is held near what the entry knew, or drawn towards another domain.
+    """
+    if towards is not None:
+        setup = replace(setup, unit="minutes", minutes=towards.minutes)
     return replace(
         setup,
         algorithm=entry.algorithm,
@@ -75,8 +85,14 @@ def going_on(setup: Setup, entry: KnowledgeEntry) -> Setup:
         channels=entry.preprocess.channels,
         pretrained=False,
         start=entry,
-        keep="l2",
+        keep="" if towards is not None else "l2",
+        towards=towards,
     )
+
+
+def from_nothing(setup: Setup) -> Setup:
+    """The setup whose run begins with fresh weights."""
+    return replace(setup, start=None, keep="", towards=None)
 
 
 def _plain(backbone: str) -> str:
@@ -179,8 +195,20 @@ def field_reason(spec: FieldSpec, value: Any) -> str:
     return ""
 
 
+def run_of(setup: Setup, tasks: Sequence[Task], project: Path) -> tuple[Callable[..., TrainResult], tuple[Any, ...]]:
+    """The job of the run and what it is called with, but for its context.
+
+    Raises:
+        ValueError: see :func:`request`.
+    """
+    asked = request(setup, tasks, "")
+    if setup.start is None or setup.towards is None:
+        return jobs.train, (asked, project)
+    return overview.train_towards, (asked, setup.towards.folder, project)
+
+
 def request(setup: Setup, tasks: Sequence[Task], name: str) -> TrainRequest:
-    """The request that starts the run.
+    """The request that starts the run; the pictures of a domain that it is drawn towards are not read yet.
 
     Raises:
         ValueError: the setup cannot be asked for (``reasons`` says why beforehand).
@@ -202,6 +230,7 @@ def request(setup: Setup, tasks: Sequence[Task], name: str) -> TrainRequest:
         channels=setup.channels,
         start=setup.start.id if setup.start is not None else "",
         keep=setup.keep if setup.start is not None else "",
+        align=setup.towards.how if setup.start is not None and setup.towards is not None else "",
         pretrained=setup.pretrained,
         device=setup.device,
         precision=setup.precision,
@@ -225,6 +254,8 @@ def command(setup: Setup, tasks: Sequence[Task]) -> str:
     words += ["--pretrained"] if setup.pretrained else []
     if setup.start is not None:
         words += ["--from", setup.start.id, *(["--keep", setup.keep] if setup.keep else [])]
+        if setup.towards is not None:
+            words += ["--target", display(setup.towards.folder), "--align", setup.towards.how]
     for key, value in setup.params.items():
         words += ["--set", f"{key}={value}"]
     words += ["--precision", setup.precision] if setup.precision != "full" else []
