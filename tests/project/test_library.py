@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +149,35 @@ def test_damaged_entries_are_listed_with_the_reason_and_the_others_stay(library:
     (bad / "weights.safetensors").unlink()
     with pytest.raises(StorageError):
         library.load_tensors(bad)
+
+
+def test_a_card_is_read_once_until_it_changes(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = library.save(entry(), TENSORS) / module.CARD
+    read: list[Path] = []
+    real = Library.read
+    monkeypatch.setattr(Library, "read", lambda self, path: read.append(path) or real(self, path))
+
+    def names() -> list[str]:
+        return [e.name for e in Library(tmp_path / "project").entries()]
+
+    def written(name: str, seconds_ago: float) -> None:
+        card.write_bytes(write_card(replace(library.read(card.parent), name=name)))
+        then = time.time() - seconds_ago
+        os.utime(card, (then, then))
+        read.clear()
+
+    written("first", 60)
+    assert (names(), names(), len(read)) == (["first"], ["first"], 1), "another library on the same folder knows it"
+    written("other", 50)
+    assert (names(), names(), len(read)) == (["other"], ["other"], 1)
+    written("young", 0)
+    assert names() == ["young"]
+    young = card.stat()
+    written("still", 0)
+    os.utime(card, ns=(young.st_atime_ns, young.st_mtime_ns))
+    assert names() == ["still"], "a card may change twice within a tick of the file system's clock"
 
 
 def _sealed_card(change: Callable[[dict[str, object]], object], version: int = 1) -> bytes:

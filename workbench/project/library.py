@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -71,6 +72,13 @@ class _EntryRow(msgspec.Struct, forbid_unknown_fields=True):
     created: str
     calibration: dict[str, float]
     provenance: dict[str, Any]
+
+
+_MOST_CARDS = 4096
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which another change of a card shows in its stamp, on any file system."""
+_cards: dict[Path, tuple[tuple[int, int, int], KnowledgeEntry]] = {}
+"""Cards that were read, with the stamp of the file: an edit in Teach asks for all of them several times."""
 
 
 def new_id() -> EntryId:
@@ -160,7 +168,6 @@ class Library:
         own = (Path(project) / "knowledge",) if project is not None else ()
         self.folders: tuple[Path, ...] = (*own, paths.data_home() / "library", starter_knowledge())
         self.problems: tuple[Problem, ...] = ()
-        self._read: dict[Path, tuple[tuple[int, int], KnowledgeEntry]] = {}
 
     def entries(self) -> tuple[KnowledgeEntry, ...]:
         """All that are in use: the project's, the library's, the starter knowledge; newest first within each."""
@@ -328,10 +335,16 @@ class Library:
 
     def _cached(self, path: Path) -> KnowledgeEntry:
         status = (path / CARD).stat()
-        stamp = (status.st_mtime_ns, status.st_size)
-        if path not in self._read or self._read[path][0] != stamp:
-            self._read[path] = (stamp, self.read(path))
-        return self._read[path][1]
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        had = _cards.get(path)
+        if had is not None and had[0] == stamp:
+            return had[1]
+        entry = self.read(path)
+        if time.time_ns() - status.st_mtime_ns > _SETTLED:
+            if len(_cards) >= _MOST_CARDS:
+                _cards.clear()
+            _cards[path] = stamp, entry
+        return entry
 
 
 def check_header(file: Path) -> None:
