@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.services.test_teaching import id_of, pictures_of, shots
+from tests.services.test_teaching import id_of, pictures_of
 from workbench.core.context import Context
 from workbench.learn.protocol import Support
-from workbench.services import judging, knowledge, teaching
+from workbench.services import knowledge, teaching
 from workbench.services.teach import TeachRequest
 
 
@@ -31,32 +31,6 @@ def test_examples_are_left_out_one_of_every_class_at_a_time(trained, classes, na
         adapted = k.algorithm.adapt(k.state, Support(f[rest], y[rest], 3, f[rest]), Context())
         wanted = k.algorithm.head(k.state, adapted)(f[row : row + 1])[0]
         assert torch.allclose(logits, wanted, atol=1e-4)
-
-
-def test_the_curse_is_measured_where_several_were_compared_and_nowhere_else(trained, classes) -> None:
-    assert taught(classes, trained, id_of(trained, "proto")).lost is None
-    assert taught(shots(classes, 1, 1, 1), trained, "auto").lost is None
-    found = taught(classes, trained, "auto")
-    assert found.lost is not None
-    assert -12 <= found.lost <= 12
-    plain, lowered = found.seen.estimate(5, lost=0.0), found.seen.estimate(5, lost=2.0)
-    assert plain is not None
-    assert lowered is not None
-    assert lowered.low < plain.low
-    assert found.estimate() == found.seen.estimate(found.picked_from, lost=found.lost)
-
-
-def test_a_choice_that_never_changes_loses_nothing(trained, classes) -> None:
-    seen = taught(classes, trained, id_of(trained, "proto")).seen
-    assert judging.lost_by_choosing([seen, seen], 0, range(12), lambda _: 1) == 0.0
-    assert judging.lost_by_choosing([seen], 0, (), lambda _: 0) is None
-
-
-def test_every_part_of_the_choice_lacks_one_of_every_class_however_small(trained, classes) -> None:
-    seen = taught(shots(classes, 2, 4, 4), trained, id_of(trained, "proto")).seen
-    kept: list[list[int]] = []
-    judging.lost_by_choosing([seen], 0, range(10), lambda some: kept.append(list(some)) or 0)
-    assert [torch.bincount(seen.support.y[some], minlength=3).tolist() for some in kept] == [[1, 3, 3]] * 4
 
 
 def test_a_picture_of_another_class_has_the_largest_influence(trained, classes, queries) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,13 +9,13 @@ import torch.nn.functional as F
 
 from workbench.core.context import Context
 from workbench.core.values import TaskClass
-from workbench.learn.calibrate import fit_temperature, held_out, parted
+from workbench.learn.calibrate import fit_temperature, held_out
 from workbench.learn.influence import influence
 from workbench.services.looks import Seen
 from workbench.services.made import in_parts
-from workbench.transfer.estimate import optimism
 
-_MOST_PARTS = 10
+MOST_PARTS = 10
+"""That examples are left out in together."""
 
 
 def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context) -> Seen:
@@ -38,7 +37,7 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context) -> Seen:
     if seen.gradient_based or max(counts) < 2 or not len(seen.left_out.rows):
         return seen
     k, support = seen.knowledge, seen.support
-    pictures, count = [image.sha256 for c in classes for image in c.images], min(_MOST_PARTS, max(counts))
+    pictures, count = [image.sha256 for c in classes for image in c.images], min(MOST_PARTS, max(counts))
     if seen.made is None:
         left_out = held_out(k.algorithm, k.state, support, ctx, count, pictures, seen.unlabelled)
     else:
@@ -49,38 +48,10 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context) -> Seen:
     return replace(seen, left_out=left_out, temperature=temperature, losses=losses)
 
 
-def lost_by_choosing(
-    seen: Sequence[Seen], chosen: int, examples: Sequence[int], choose: Callable[[Sequence[int]], int]
-) -> float | None:
-    """Examples that the chosen one answers because it was chosen on them, ``None`` where that cannot be told.
+def influences(seen: Seen) -> list[float | None]:
+    """Influence of each example, nats; see :mod:`workbench.learn.influence`.
 
-    Args:
-        seen: everything that there was to choose from; what could not be judged on the examples is never chosen.
-        chosen: index of the chosen one.
-        examples: those that all were judged on.
-        choose: index of what would be chosen on these examples alone.
-    """
-    if not examples or not len(seen[chosen].left_out.rows):
-        return None
-    y = seen[chosen].support.y
-    members: dict[int, list[int]] = {}
-    for i in examples:
-        members.setdefault(int(y[i]), []).append(i)
-    count = min(_MOST_PARTS, max(len(m) for m in members.values()))
-    if count < 2:
-        return None
-    parts = parted(list(members.values()), count)
-    right = []
-    for s in seen:
-        answers = torch.zeros(len(y), dtype=torch.bool)
-        if len(s.left_out.rows):
-            answers[s.left_out.rows] = s.left_out.logits.argmax(1) == y[s.left_out.rows]
-        right.append(answers.tolist())
-    return optimism(right, [own for own, _ in parts], chosen, choose, [beside for _, beside in parts])
-
-
-def influences(seen: Seen) -> list[float]:
-    """Influence of each example, nats; see :mod:`workbench.learn.influence`. 0 where an example cannot be left out.
+    ``None`` where an example cannot be left out, since it is the only one of its class.
 
     Where that is not exact, or the network was made of the examples, what an example loses when it is left out is this
     knowledge's own all the same.
@@ -93,7 +64,4 @@ def influences(seen: Seen) -> list[float]:
         own[seen.left_out.rows] = seen.losses.to(own)
     total = own + found.others
     there = torch.bincount(y, minlength=seen.support.ways)[y] >= 2
-    # 0 says that nothing is known
-    total = torch.where(total.abs() < 1e-9, torch.full_like(total, 1e-9), total)
-    out: list[float] = torch.where(there, total, torch.zeros_like(total)).tolist()
-    return out
+    return [value if known else None for value, known in zip(total.tolist(), there.tolist(), strict=True)]

@@ -32,15 +32,16 @@ from workbench.services import knowledge as known
 from workbench.services import remembering
 from workbench.services.answers import network, predict
 from workbench.services.experience import experience
-from workbench.services.judging import influences, lost_by_choosing, together
+from workbench.services.judging import influences, together
 from workbench.services.looks import Seen
 from workbench.services.mixtures import STRATEGIES, with_mixtures
+from workbench.services.nesting import lost_by_choosing
 from workbench.services.pictures import caution
 from workbench.services.survey import Survey, check_classes, common_examples, survey
 from workbench.services.teach import WAYS, MapPoint, TeachRequest, TeachResult, method_words, used_together
 from workbench.services.trying import cast, with_recipes
 from workbench.transfer.map import place
-from workbench.transfer.rank import choose, shots_of, untried
+from workbench.transfer.rank import Option, choose, shots_of, untried
 from workbench.transfer.represent import represent
 
 _STEP_PICTURES = 300
@@ -160,10 +161,11 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     asked_for = choice == ("none" if best.entry_id is None else best.entry_id)
     judged = sum(o.loss is not None for o in options)
 
-    def again(some: Sequence[int]) -> int:
-        return choose([s.option(tuple(some)) for s in seen], shots, choice, found.default, found.proven).chosen
+    def again(some: Sequence[Option]) -> int:
+        return choose(some, shots, choice, found.default, found.proven).chosen
 
-    lost = None if asked_for or judged < 2 else lost_by_choosing(seen, found_choice.chosen, examples, again)
+    compared = not asked_for and judged > 1
+    lost = lost_by_choosing(seen, found_choice.chosen, chosen, classes, again, ctx) if compared else None
     if best.entry_id is None:
         strategy = "no transfer"
     elif best.entry_id in STRATEGIES:
@@ -231,6 +233,29 @@ class _Slider:
         return [kept[round(i * (len(kept) - 1) / (_POSITIONS - 1))] for i in range(_POSITIONS)]
 
 
+def remember(
+    classes: tuple[TaskClass, ...],
+    taught: Taught,
+    predictions: Sequence[Prediction],
+    project: Path,
+    cache: FeatureCache,
+    ctx: Context,
+) -> None:
+    """Leave the record of what ``adapt_to`` gave last; see :mod:`workbench.services.remembering`.
+
+    Args:
+        classes: with their examples.
+        taught: of this thread; nothing is left of anything but its last adaptation.
+        predictions: of the pictures that were asked about.
+        project: that gets the record.
+        cache: of features.
+        ctx: of the job.
+    """
+    if _last.asked is not None and _last.taught is taught:
+        used, looks = remembering.used_of(taught.seen), _last.asked[2].seen
+        remembering.remember(classes, taught.candidates, used, looks, predictions, project, cache, ctx)
+
+
 def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
     """Represent, rank, choose, adapt, predict; the whole of the Teach room after one edit.
 
@@ -270,10 +295,7 @@ def teach(request: TeachRequest, project: Path, ctx: Context) -> TeachResult:
         for i, p in enumerate(place(task, chosen.knowledge.sources))
     )
     entry = chosen.knowledge.entry
-    if _last.asked is not None:
-        looks = _last.asked[2].seen
-        used = remembering.used_of(chosen)
-        remembering.remember(request.classes, taught.candidates, used, looks, steps[-1], project, cache, ctx)
+    remember(request.classes, taught, steps[-1], project, cache, ctx)
     key = known.request_key(
         [(c.name, [i.sha256 for i in c.images]) for c in request.classes],
         request.choice,

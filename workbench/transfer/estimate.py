@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from workbench.core.values import Estimate
 
@@ -78,33 +78,27 @@ def estimate(correct: Sequence[bool], shots: int, candidates_tried: int, lost: f
 
 
 def optimism(
-    right: Sequence[Sequence[bool]],
-    parts: Sequence[Sequence[int]],
-    chosen: int,
-    choose: Callable[[Sequence[int]], int],
-    beside: Sequence[Sequence[int]] | None = None,
+    right: Mapping[int, Mapping[int, bool]], parts: Sequence[Sequence[int]], chosen: int, again: Sequence[int]
 ) -> float:
     """Examples that the chosen candidate answers because it was chosen on them.
 
     The choice is made again without each part of the examples, and the part is answered by what is chosen then
     (nested cross-validation, Varma and Simon 2006). What is answered less than by the chosen candidate is the winner's
-    curse, whatever the candidates' number and however alike they are: copies of one network choose nothing. A part that
-    holds one example of every class leaves the classes balanced.
+    curse, whatever the candidates' number and however alike they are: copies of one network choose nothing.
 
     Args:
-        right: per candidate and example, whether it was recognised when it was left out.
+        right: of each candidate in ``chosen`` and ``again``, per example whether it was recognised when it was left out
+            of what the candidate had learnt from; the same was left out for all. Examples without an answer do not
+            count.
         parts: the examples, each in one part.
-        chosen: index of the candidate that was chosen on all of them.
-        choose: index of the one that would be chosen on these examples alone.
-        beside: per part, examples of other parts that are left out with it and not asked about again: those of small
-            classes, which then have one less as all have.
+        chosen: the candidate that was chosen on all of them.
+        again: the one that was chosen without each part, on losses that the part had no share in (see
+            :mod:`workbench.transfer.nested`).
     """
-    everything = [i for part in parts for i in part]
     lost = 0
-    for r, part in enumerate(parts):
-        out = {*part, *(beside[r] if beside is not None else ())}
-        again = choose([i for i in everything if i not in out])
-        lost += sum(right[chosen][i] - right[again][i] for i in part)
+    for part, other in zip(parts, again, strict=True):
+        both = [i for i in part if i in right[chosen] and i in right[other]]
+        lost += sum(right[chosen][i] - right[other][i] for i in both)
     return float(lost)
 
 

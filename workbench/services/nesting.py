@@ -1,0 +1,128 @@
+"""What was won by choosing on the examples: the choice is made again without some of them, which are then asked about.
+
+Every option's losses are found anew without what is hidden (:mod:`workbench.transfer.nested`): closed forms and other
+heads on a fixed network are fitted again without it, and networks that were made of the examples are made again without
+it. Two kinds are not, and keep the losses they have, of which those of the hidden examples are not looked at: methods
+that adapt by gradient steps or with pictures without labels, since each of their answers costs an adaptation; and all,
+where there are so many examples that a tenth of them hardly changes what the others say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.core.context import Context
+from workbench.core.values import TaskClass
+from workbench.learn.calibrate import HeldOut, fit_temperature, held_out
+from workbench.learn.influence import at_once
+from workbench.learn.protocol import Support
+from workbench.services import made, recasting
+from workbench.services.judging import MOST_PARTS, together
+from workbench.services.looks import Seen
+from workbench.services.trying import cast
+from workbench.transfer import nested, recipes
+from workbench.transfer.estimate import optimism
+from workbench.transfer.rank import Option
+
+_REFITTED = 60
+"""Up to so many examples everything is fitted again."""
+
+
+def lost_by_choosing(
+    seen: Sequence[Seen],
+    chosen: int,
+    answered: Seen,
+    classes: tuple[TaskClass, ...],
+    choose: Callable[[Sequence[Option]], int],
+    ctx: Context,
+) -> float | None:
+    """Examples that the chosen one answers because it was chosen on them, ``None`` where that cannot be told.
+
+    Args:
+        seen: everything that there was to choose from; what could not be judged on the examples has no losses.
+        chosen: index of the chosen one.
+        answered: the chosen one with the answers that its accuracy is estimated by; others are asked in the same way.
+        classes: with their examples.
+        choose: index of what would be chosen of such options.
+        ctx: checked between options.
+
+    Raises:
+        JobCancelledError: asked to stop.
+    """
+    y, ways = answered.support.y, answered.support.ways
+    pictures = [image.sha256 for c in classes for image in c.images]
+    hidden, asked = nested.hidden(y, ways, pictures, min(MOST_PARTS, max(len(c.images) for c in classes)))
+    if len(hidden) < 2 or not len(answered.left_out.rows):
+        return None
+    losses = []
+    for s in seen:
+        ctx.check()
+        losses.append(losses_without(s, hidden, pictures, ctx))
+    again = [choose(_options(seen, [found[r] for found in losses])) for r in range(len(hidden))]
+    right = {chosen: _right(answered)}
+    for other in again:
+        if other not in right:
+            right[other] = _right(together(cast(seen[other], classes), classes, ctx))
+    return optimism(right, asked, chosen, again)
+
+
+def losses_without(seen: Seen, hidden: Tensor, pictures: Sequence[str], ctx: Context) -> Tensor:
+    """Left-out log-loss ``[R, S]`` of one option where something is hidden ``[R, S]`` bool; nan where there is none."""
+    y, ways = seen.support.y, seen.support.ways
+    found = torch.full(hidden.shape, math.nan, dtype=torch.float64)
+    if not len(seen.left_out.rows):
+        return found
+    k, head, fixed = seen.knowledge, seen.recipe.head, seen.unlabelled is not None or not seen.knowledge.cacheable
+    if len(y) > _REFITTED or (head == "own" and seen.made is None and fixed):
+        found[:, seen.left_out.rows] = seen.losses.double()
+        return found.masked_fill(hidden, math.nan)
+    if head != "own" and seen.made is None:
+        masked = [recipes.masks(y, ways, pictures, gone=gone) for gone in hidden]
+        return nested.losses_without(seen.embedding, y, ways, head, masked, recasting.centre_of(k, seen.recipe))
+    start = k.figures["temperature"] if head == "own" else 1.0
+    for r, gone in enumerate(hidden):
+        ctx.check()
+        if seen.made is not None:
+            held = made.left_out(seen.made, y, ways, pictures, ctx, gone)
+        else:
+            held = _left_out(seen, gone, pictures, ctx)
+        labels = y[held.rows]
+        if len(labels):
+            logits = held.logits / fit_temperature(held.logits, labels, start)
+            found[r, held.rows] = F.cross_entropy(logits, labels, reduction="none").double()
+    return found
+
+
+def _left_out(seen: Seen, gone: Tensor, pictures: Sequence[str], ctx: Context) -> HeldOut:
+    """Answers of an entry's own head on its own features where some examples are gone."""
+    k, s = seen.knowledge, seen.support
+    assert s.features is not None, "its features do not depend on the examples"
+    here = torch.nonzero(~gone).flatten()
+    rest = Support(s.x[here], s.y[here], s.ways, s.features[here])
+    names = [pictures[i] for i in here.tolist()]
+    found = at_once(k.algorithm, k.state, rest) if len(set(names)) == len(names) else None
+    if found is None:
+        found = held_out(k.algorithm, k.state, rest, ctx, None, names)
+    return HeldOut(here[found.rows], found.logits.detach(), None)
+
+
+def _options(seen: Sequence[Seen], losses: Sequence[Tensor]) -> list[Option]:
+    """Options judged on the examples that all of these losses ``[S]`` know."""
+    known = [~torch.isnan(found) for found in losses]
+    tried = [k for k in known if k.any()]
+    common = torch.stack(tried).all(0) if tried else torch.zeros(0, dtype=torch.bool)
+    return [
+        replace(s.option(()), loo_losses=tuple(found[common].tolist()) if k.any() and common.any() else None)
+        for s, found, k in zip(seen, losses, known, strict=True)
+    ]
+
+
+def _right(seen: Seen) -> dict[int, bool]:
+    rows = seen.left_out.rows
+    return dict(zip(rows.tolist(), (seen.left_out.logits.argmax(1) == seen.support.y[rows]).tolist(), strict=True))
