@@ -123,7 +123,7 @@ def answered(task: Drawn, project: Path, choice: str, ctx: Context) -> Answered:
     return Answered(predictions, taught.estimate(), at.knowledge.id, taught.picked_from)
 
 
-def influences(task: Drawn, project: Path, choice: str, ctx: Context) -> tuple[tuple[float, ...], ...]:
+def influences(task: Drawn, project: Path, choice: str, ctx: Context) -> tuple[tuple[float | None, ...], ...]:
     """The influence of each example as the Teach room shows it."""
     return teaching.teach(TeachRequest(1, task.classes, (), choice), project, ctx).influence
 

@@ -20,6 +20,7 @@ from workbench.core.errors import JobCancelledError, StorageError, WorkbenchErro
 from workbench.core.values import Problem, TaskClass
 from workbench.data.read import image_ref
 from workbench.export.model import read_model, write_model
+from workbench.project import past_tasks
 from workbench.project.library import Library
 from workbench.services import exporting, jobs, models, predict
 from workbench.services.adapt import adapt, similar
@@ -111,6 +112,17 @@ class TestAdapt:
             strategy = "no transfer"
         assert done["chosen"]["strategy"] == strategy
         assert read_model(tmp_path / "m")[0].strategy == strategy
+
+    def test_the_task_is_remembered_as_one_that_was_taught_is(self, project, pictures, tmp_path) -> None:
+        before = {t.id for t in past_tasks.read(project)[0]}
+        folder(tmp_path / "t", range(30, 33), 3)
+        for choice in ("proto", "ridge"):
+            done = adapt(AdaptRequest(choice, str(tmp_path / "t"), str(tmp_path / choice)), project, Context())
+            (found,) = (t for t in past_tasks.read(project)[0] if t.id not in before)
+            assert found.chosen.entry == done["chosen"]["entry"] == Library(project).find(choice)[0].id
+            assert found.shots == (3, 3, 3)
+            assert {t.used.entry for t in found.tried} >= {found.chosen.entry, None}
+            assert found.representation, "its place under the probe"
 
     def test_a_folder_without_a_name_is_refused_before_the_work(self, trained, pictures) -> None:
         with pytest.raises(WorkbenchError, match="no usable name"):

@@ -321,10 +321,11 @@ def test_queries_without_an_answer_come_last_by_doubt() -> None:
         (((0.2, 0.3, 0.25), (0.3, 5.0, 0.2)), {4}),
         (((0.2, 0.3, 0.25), (0.3, 1.2, 0.2)), set()),
         (((3.0, 3.3, 2.8), (3.1, 3.2, 2.9)), set()),
-        (((0.2, 0.3, 0.25), (0.0, 0.0, 0.0)), set()),
+        (((0.2, 0.3, 0.25), (None, None, None)), set()),
+        (((0.0, 0.0, 0.0), (0.0, 5.0, 0.0)), {4}),
         (((0.2, 0.3, 0.25), (0.3, 5.0)), set()),
     ],
-    ids=["odd", "above the others, but as guessing", "all are hard", "not measured", "one of two"],
+    ids=["odd", "above the others, but as guessing", "all are hard", "not measured", "of those at 0", "one of two"],
 )
 def test_only_an_example_that_stands_out_is_to_be_checked(losses, odd) -> None:
     classes = tuple(

@@ -20,7 +20,7 @@ from workbench.services.predict import gather
 from workbench.services.requests import AdaptRequest
 from workbench.services.resembling import Resembled, resembling
 from workbench.services.teach import TeachRequest, fixed_words, used_together
-from workbench.services.teaching import adapt_to
+from workbench.services.teaching import adapt_to, remember
 
 _LOOKED_AT = 200
 """Pictures of a folder that its similarity to what is known is measured on."""
@@ -87,6 +87,7 @@ def _adapt(
     estimate = taught.estimate()
     path = models.write(taught, classes, estimate, name, seed, out, ctx)
     models.remember_pictures(project, path, tuple(i for c in classes for i in c.images) + queries)
+    remember(classes, taught, (), project, cache, ctx)
     chosen = next(c for c in taught.candidates if c.chosen)
     mixed = parts(taught.seen.knowledge.entry)
     knowledge, used = taught.seen.knowledge, 0 if taught.seen.unlabelled is None else len(taught.seen.unlabelled)

@@ -60,7 +60,7 @@ class TeachResult:
         step_estimates: per position.
         gradient_based: whether the positions are inner steps.
         influence: per class and example, in order, how far the left-out log-loss of all examples falls without it, nats
-            (``learn.influence``); larger is odder, below 0 are those that help, and 0 where it cannot be left out.
+            (``learn.influence``); larger is odder, below 0 are those that help, ``None`` where it cannot be left out.
         points: the task map.
         seconds: taken.
         problems: queries that could not be read (they have no prediction), and knowledge that could not be used.
@@ -78,7 +78,7 @@ class TeachResult:
     steps: tuple[tuple[Prediction, ...], ...]
     step_estimates: tuple[Estimate | None, ...]
     gradient_based: bool
-    influence: tuple[tuple[float, ...], ...]
+    influence: tuple[tuple[float | None, ...], ...]
     points: tuple[MapPoint, ...]
     seconds: float
     problems: tuple[Problem, ...] = ()

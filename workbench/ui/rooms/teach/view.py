@@ -170,7 +170,7 @@ def to_check(shown: Shown) -> dict[str, float]:
     An example is conspicuous if the others give its own class less than half of what guessing would, and if its loss is
     far from the usual one. In a class of two nobody can say which of them is the odd one.
     """
-    measured = [loss for row in shown.result.influence for loss in row if loss]
+    measured = [loss for row in shown.result.influence for loss in row if loss is not None]
     if len(measured) < _ENOUGH_TO_JUDGE:
         return {}
     middle = statistics.median(measured)
@@ -179,7 +179,8 @@ def to_check(shown: Shown) -> dict[str, float]:
     out: dict[str, float] = {}
     for item, row in zip(shown.request.classes, shown.result.influence, strict=True):
         if len(item.images) >= _ENOUGH_TO_JUDGE:
-            out |= {i.sha256: loss for i, loss in zip(item.images, row, strict=True) if loss > limit}
+            told = zip(item.images, row, strict=True)
+            out |= {i.sha256: loss for i, loss in told if loss is not None and loss > limit}
     return out
 
 
