@@ -1,74 +1,117 @@
 """How long "choose for me" takes with a library of thirty entries: 25 examples of 84-pixel colour pictures.
 
-``uv run python -m tests.benchmarks.choosing [--rounds 5] [--entries 30] [--tasks 0]``. The entries are Conv-4 with
-fresh weights, each on a source of its own, and the pictures are noise: time depends on neither. What is timed is the
-whole way from the pictures' files to a network that can answer, as ``workbench adapt auto`` and the window take it:
+``uv run python -m tests.benchmarks.choosing [--library metric] [--entries 30] [--tasks 500] [--rounds 5]``. The entries
+have fresh weights, each has a source of its own, and the pictures are noise of coarse squares, as the sources were:
+time depends on none of it, but so the short list is full of entries of this size. The project has records of past
+tasks, which the choice learns from. ``--library`` says what the entries are:
 
-* *cold*: nothing was seen before; pictures are decoded, entries loaded, features computed (of at most eight trunks);
+* *metric*: prototypical networks on Conv-4;
+* *family*: the same, all trained from the first, so that a mixture of them is tried, too;
+* *steps*: every fifth is a MAML with its ten steps, of which the two likeliest are adapted anew for each third of the
+  examples that is left out. That is computing, no file and no cache can spare it;
+* *deep*: prototypical networks on ResNet-12.
+
+What is timed is the way of ``teach``, from the pictures' files to a network that answered and the record of the task:
+
+* *cold*: nothing was seen before; cards, records and pictures are read, entries loaded, features computed;
 * *cached*: the same examples again, from the features on disk and in memory, with all earlier looks forgotten;
-* *unchanged*: once more with nothing forgotten, as after an edit that changes no example.
+* *unchanged*: once more with nothing forgotten, as after an edit that changes no example;
+* *labelled*: 24 examples and 16 queries were answered, now one query is labelled; its features under the other networks
+  are not known yet;
+* *command*: ``workbench adapt auto`` from the start of Python to the written model, without anything at hand, and
+* *command_again*: once more.
 
-With ``--tasks`` the project has so many past tasks, which the choice learns from: read when cold, and again if changed.
-
-The figures are medians over rounds; each cold round has a cache and pictures of its own. A machine that does other work
-measures that work: seconds of computing by this process are reported beside them.
+The figures are medians over rounds; each round has a cache and pictures of its own. A machine that does other work
+measures that work: seconds of computing are reported beside them. ``--table`` puts what there is into the README.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from tests.benchmarks import files
 from workbench.core.context import Context
-from workbench.core.values import EntryId, KnowledgeEntry, Preprocess, SourceInfo, TaskClass, Validation
+from workbench.core.values import EntryId, ImageRef, KnowledgeEntry, Preprocess, SourceInfo, TaskClass, Validation
+from workbench.data.read import image_ref
 from workbench.data.scan import scan
-from workbench.learn.features import FeatureCache, trunk_digest
-from workbench.learn.protocol import Setting, generator
+from workbench.learn import averaging, functional
+from workbench.learn.features import trunk_digest
+from workbench.learn.protocol import Setting, State, generator
 from workbench.learn.registry import create
 from workbench.project import past_tasks
 from workbench.project.library import Library
 from workbench.project.past_tasks import PastTask, Used
-from workbench.services import jobs, looks, probe, remembering, teaching
+from workbench.services import jobs, looks, mixtures, probe, remembering, teaching
 from workbench.services import knowledge as known
+from workbench.services.teach import TeachRequest
 from workbench.transfer.kinds import packed
 
-WAYS, SHOTS, SIZE = 5, 5, 84
-COLD, CACHED = 3.0, 0.5
-"""Seconds, with thirty entries."""
+BENCHMARK = "choosing"
+WAYS, SHOTS, SIZE, QUERIES, SEED = 5, 5, 84, 15, 0
+LIBRARIES = ("metric", "family", "steps", "deep")
+WITHIN = {"cold": 3.0, "cached": 0.5, "labelled": 0.5}
+"""Seconds, with thirty entries whose networks are Conv-4 that no task changes."""
+FIGURES = ("cold", "cached", "unchanged", "labelled", "command", "command_again")
 
 
-def library(project: Path, entries: int) -> None:
+def squares(count: int, height: int, width: int, seed: int) -> np.ndarray:
+    """``[count, height, width, 3]`` uint8: coarse squares of colours drawn at random."""
+    draw = np.random.default_rng(seed)
+    small = draw.integers(0, 256, (count, -(-height // 10), -(-width // 10), 3), dtype=np.uint8)
+    return small.repeat(10, 1).repeat(10, 2)[:, :height, :width]
+
+
+def inputs(count: int, p: Preprocess, seed: int) -> Tensor:
+    """The same as a network with ``p`` sees them, ``[count, C, size, size]``."""
+    x = torch.from_numpy(squares(count, p.size, p.size, seed)).permute(0, 3, 1, 2).float() / 255
+    x = x.mean(1, keepdim=True) if p.depth == 1 else x
+    mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (p.mean, p.std))
+    return (x - mean) / std
+
+
+def library(project: Path, kind: str, entries: int) -> None:
     """Entries with fresh weights, described under their own trunks and under the probe, as training leaves them."""
     p, held = Preprocess(size=SIZE), Library(project)
-    network = probe.probe()
+    network, ancestor = probe.probe(), ""
     for i in range(entries):
-        algorithm = create("protonet", {}, Setting("conv4", 3, SIZE, WAYS))
-        state = algorithm.init(generator(i))
+        key, backbone = method(kind, i)
+        algorithm = create(key, {}, Setting(backbone, p.depth, SIZE, WAYS))
+        state = algorithm.init(generator(i + 1))  # not as "no transfer", whose features it would share
         bare = known.Knowledge(None, "", algorithm, state, p, "", (), algorithm.trunk(state))
-        x = torch.randn(20, 3, SIZE, SIZE, generator=generator(1000 + i))
-        own = known.described(bare, x, Context())
+        own = known.described(bare, inputs(20, p, 1000 + i), Context())
         tensors = known.join_state(state) | {"source.0.mean": own.mean, "source.0.covariance": own.covariance}
+        provenance: dict[str, Any] = {"trunk": trunk_digest(state)}
         if network is not None:
-            side = network.preprocess.size
-            seen = known.described(network, torch.randn(40, network.preprocess.depth, side, side), Context())
+            seen = known.described(network, inputs(40, network.preprocess, 2000 + i), Context())
             meta = torch.zeros(2 * len(probe.NAMES), dtype=torch.float64)
             tensors |= probe.tensors_of(0, probe.Represented(seen, meta))
+            provenance["probe"] = network.digest
+        if kind == "family" and i:
+            provenance |= {"ancestor": ancestor, "ancestor_entry": _id(0)}
+        else:
+            ancestor = _mark(state)
         entry = KnowledgeEntry(
-            id=EntryId(f"{i:08x}"),
+            id=_id(i),
             name=f"entry {i}",
-            algorithm="protonet",
+            algorithm=key,
             params={},
-            backbone="conv4",
+            backbone=backbone,
             preprocess=p,
             ways=(WAYS, WAYS),
             shots=(1, SHOTS),
@@ -76,19 +119,31 @@ def library(project: Path, entries: int) -> None:
             validation=Validation("classes", 0.7, 0.02, 100),
             weights_sha256="",
             created="2026-01-01T00:00:00+00:00",
-            provenance={"trunk": trunk_digest(state)} | ({"probe": network.digest} if network is not None else {}),
+            provenance=provenance,
         )
         held.save(entry, {n: np.asarray(t.numpy(), order="C") for n, t in tensors.items()})
+
+
+def method(kind: str, i: int) -> tuple[str, str]:
+    """Algorithm and backbone of an entry."""
+    return "maml" if kind == "steps" and i % 5 == 1 else "protonet", "resnet12" if kind == "deep" else "conv4"
+
+
+def _id(i: int) -> EntryId:
+    return EntryId(f"{i:08x}")
+
+
+def _mark(state: State) -> str:
+    return averaging.digest(functional.under({**state.learned, **state.memory}))
 
 
 def past(project: Path, tasks: int) -> None:
     """Records of tasks that were taught, in which the first two entries were judged."""
     network = probe.probe()
     assert network is not None, "past tasks have a place under the probe"
-    side = network.preprocess.size
     for i in range(tasks):
-        x = torch.randn(20, network.preprocess.depth, side, side, generator=generator(5000 + i))
-        a, b = (Used(EntryId(f"{n:08x}")) for n in range(2))
+        x = inputs(20, network.preprocess, 5000 + i)
+        a, b = (Used(_id(n)) for n in range(2))
         record = PastTask(
             id=f"{i:016x}",
             when="2026-01-01T00:00:00+00:00",
@@ -103,22 +158,22 @@ def past(project: Path, tasks: int) -> None:
         past_tasks.save(project, record.seen_right(a, i % 3, 3).seen_right(b, i % 2, 3))
 
 
-def pictures(folder: Path, seed: int) -> tuple[TaskClass, ...]:
-    """Five classes of five pictures of 120 x 100 pixels."""
-    noise = np.random.default_rng(seed)
-    for c in range(WAYS):
-        (folder / f"class {c}").mkdir(parents=True)
-        for n in range(SHOTS):
-            small = noise.integers(0, 256, (10, 12, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
-            Image.fromarray(small).save(folder / f"class {c}" / f"{n}.jpg")
-    (task,) = scan((str(folder),), Context()).tasks
-    return task.classes
+def pictures(folder: Path, seed: int) -> tuple[tuple[TaskClass, ...], tuple[ImageRef, ...]]:
+    """Five classes of five pictures of 120 x 100 pixels, and pictures to ask about."""
+    made = squares(WAYS * SHOTS + QUERIES, 100, 120, seed)
+    for n, pixels in enumerate(made):
+        below = f"examples/class {n // SHOTS}" if n < WAYS * SHOTS else "queries"
+        (folder / below).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / below / f"{n}.jpg")
+    (task,) = scan((str(folder / "examples"),), Context()).tasks
+    return task.classes, tuple(image_ref(str(path)) for path in sorted((folder / "queries").iterdir()))
 
 
 def forget() -> None:
     """All that this thread remembers of earlier looks at examples; entries that were loaded stay."""
     looks._forget()
     teaching._forget()
+    mixtures._forget()
 
 
 def forget_entries() -> None:
@@ -130,61 +185,120 @@ def forget_entries() -> None:
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds on the clock, and of this process's computing."""
-    begun, worked = time.perf_counter(), time.process_time()
+    """Seconds on the clock, and of computing by this process and those that it waited for."""
+    begun, worked = time.perf_counter(), _computing()
     work()
-    return time.perf_counter() - begun, time.process_time() - worked
+    return time.perf_counter() - begun, _computing() - worked
 
 
-def measure(project: Path, where: Path, rounds: int) -> dict[str, float]:
-    """Medians."""
-    rows: dict[str, list[tuple[float, float]]] = {"cold": [], "cached": [], "unchanged": []}
-    for r in range(rounds + 1):
-        classes = pictures(where / f"pictures {r}", r)
-        cache = FeatureCache(where / f"cache {r}")
+def _computing() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
-        def choose(classes: tuple[TaskClass, ...] = classes, cache: FeatureCache = cache) -> None:
-            teaching.adapt_to(classes, project, "auto", cache, Context(), every_step=False)
 
-        forget_entries()
-        cold = timed(choose)
-        forget()
-        cached, unchanged = timed(choose), timed(choose)
-        if r:  # the first round loads the library and warms the processor's kernels up
-            rows["cold"].append(cold)
-            rows["cached"].append(cached)
-            rows["unchanged"].append(unchanged)
+def one_round(project: Path, where: Path, seed: int) -> dict[str, tuple[float, float]]:
+    """Each figure once, with pictures and a cache that nobody has seen."""
+    classes, queries = pictures(where / "pictures", seed)
+    os.environ["WORKBENCH_HOME"] = str(where / "home")
+
+    def teach(classes: tuple[TaskClass, ...], queries: tuple[ImageRef, ...]) -> None:
+        teaching.teach(TeachRequest(1, classes, queries), project, Context())
+
+    found = {}
+    forget_entries()
+    found["cold"] = timed(lambda: teach(classes, ()))
+    forget()
+    found["cached"] = timed(lambda: teach(classes, ()))
+    found["unchanged"] = timed(lambda: teach(classes, ()))
+    os.environ["WORKBENCH_HOME"] = str(where / "home of the label")
+    *others, last = classes
+    *kept, asked = last.images
+    forget()
+    teach((*others, replace(last, images=tuple(kept))), (*queries, asked))
+    found["labelled"] = timed(lambda: teach(classes, queries))
+    os.environ["WORKBENCH_HOME"] = str(where / "home of the command")
+    for name in ("command", "command_again"):
+        found[name] = timed(lambda name=name: _command(project, where, name))  # type: ignore[misc]
+    return found
+
+
+def _command(project: Path, where: Path, name: str) -> None:
+    line = ["adapt", "auto", str(where / "pictures" / "examples"), "--project", str(project), "--json"]
+    line += ["--out", str(where / name)]
+    subprocess.run([sys.executable, "-m", "workbench", *line], check=True, capture_output=True)
+
+
+def measure(project: Path, where: Path, rounds: int) -> dict[str, Any]:
+    """Medians of seconds and of seconds of computing."""
+    rows = [one_round(project, where / f"round {r}", r) for r in range(rounds + 1)]
+    rows = rows[1:] if rounds else rows  # the first warms the processor's kernels up
     return {
-        f"{name}{kind}": statistics.median(row[n] for row in found)
-        for name, found in rows.items()
+        f"{name}{kind}": round(statistics.median(row[name][n] for row in rows), 3)
+        for name in FIGURES
         for n, kind in enumerate(("", "_computing"))
     }
 
 
+def command(kind: str, entries: int, tasks: int, rounds: int) -> str:
+    """The line that measures it again."""
+    line = f"uv run python -m tests.benchmarks.{BENCHMARK} --library {kind} --entries {entries} --tasks {tasks}"
+    return f"{line} --rounds {rounds}"
+
+
+def missed(figures: dict[str, Any]) -> list[str]:
+    """The targets that were not reached; there are none for networks that are deep or that every task trains."""
+    if figures["library"] not in {"metric", "family"}:
+        return []
+    return [name for name, most in WITHIN.items() if figures[name] > most]
+
+
+def table() -> list[str]:
+    """What there is, as a table of the README: seconds, of computing in brackets."""
+    titles = ("library", *FIGURES, "threads")
+    limits = ["within"] + [f"<= {WITHIN[n]:g} s" if n in WITHIN else "" for n in FIGURES] + [""]
+    lines = [_line(t.replace("_", " ") for t in titles), "|" + "---|" * len(titles), _line(limits)]
+    found = sorted((r.figures for r in files.all_of(BENCHMARK)), key=lambda f: LIBRARIES.index(f["library"]))
+    for f in found:
+        name = f"{f['entries']} entries, {f['library']}; {f['tasks']} past tasks"
+        cells = [f"{f[n]:.2f} ({f[f'{n}_computing']:.2f})" for n in FIGURES]
+        lines.append(_line([name, *cells, str(f["threads"])]))
+    return lines
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, print one JSON object; 1 where a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.choosing", description=(__doc__ or "")[:80])
-    parser.add_argument("--rounds", type=int, default=5)
+    """Measure, print and keep the figures; 1 where a target is missed."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(f"python -m tests.benchmarks.{BENCHMARK}", None, __doc__, formatter_class=form)
+    parser.add_argument("--library", choices=LIBRARIES, default="metric")
     parser.add_argument("--entries", type=int, default=30)
-    parser.add_argument("--tasks", type=int, default=0)
+    parser.add_argument("--tasks", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--table", action="store_true", help="print the table of what there is and update the README")
     asked = parser.parse_args(arguments)
+    if asked.table:
+        lines = table()
+        print("\n".join(lines))
+        files.into_readme(BENCHMARK, lines)
+        return 0
     jobs.load_runtime(Context())
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
-        library(project, asked.entries)
-        if asked.tasks:
-            past(project, asked.tasks)
+        os.environ["WORKBENCH_HOME"] = str(Path(folder) / "home")
+        library(project, asked.library, asked.entries)
+        past(project, asked.tasks)
         found = measure(project, Path(folder), asked.rounds)
-    met = found["cold"] <= COLD and found["cached"] <= CACHED
-    row = {
-        "entries": asked.entries,
-        "tasks": asked.tasks,
-        "examples": WAYS * SHOTS,
-        "threads": torch.get_num_threads(),
-        **found,
-    }
-    print(json.dumps(row | {"cold_limit": COLD, "cached_limit": CACHED, "met": met}))
-    return 0 if met else 1
+    about = {"library": asked.library, "entries": asked.entries, "tasks": asked.tasks, "examples": WAYS * SHOTS}
+    figures = about | {"threads": torch.get_num_threads()} | found
+    files.write(BENCHMARK, command(asked.library, asked.entries, asked.tasks, asked.rounds), SEED, figures)
+    for name in FIGURES:
+        limit = f" (<= {WITHIN[name]:g})" if name in WITHIN else ""
+        print(f"{name:14} {figures[name]:7.3f} s{limit}, computing {figures[f'{name}_computing']:7.3f} s")
+    print("".join(f"MISSED {name}\n" for name in missed(figures)), end="")
+    return int(bool(missed(figures)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +22,7 @@ import torch
 from workbench.core import storage
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[2] / "README.md"
 _KIND, _VERSION = "benchmark result", 1
 
 
@@ -85,6 +87,21 @@ def all_of(benchmark: str) -> tuple[Result, ...]:
         StorageError: a file is damaged.
     """
     return tuple(sorted((_read(p) for p in (RESULTS / benchmark).glob("*.json")), key=lambda r: r.command))
+
+
+def into_readme(benchmark: str, lines: Sequence[str]) -> None:
+    """Put a table between its marks in the README.
+
+    Raises:
+        SystemExit: the README has no marks.
+    """
+    begin, end = f"<!-- {benchmark}: made by tests.benchmarks.{benchmark} --table -->", f"<!-- /{benchmark} -->"
+    text = README.read_text(encoding="utf-8")
+    before, first, rest = text.partition(begin)
+    _, last, after = rest.partition(end)
+    if not (first and last):
+        raise SystemExit(f"The table was not put into {README.name}: it lacks the marks {begin} and {end}")
+    README.write_text("\n".join([before + begin, *lines, end + after]), encoding="utf-8")
 
 
 def _read(path: Path) -> Result:
