@@ -138,7 +138,7 @@ def the_gradient_written_out_is_autograds(cls, queries=9, **params):
     asked = asked[:queries]
     rows.requires_grad_()
     (expected,) = torch.autograd.grad(algorithm.loss(rows, examples, y, asked), [rows])
-    targets = F.one_hot(y, 4).double()
+    targets = F.one_hot(y, 4).T.double()
     shares = torch.stack([1 / (4 * (y == k).double().sum()) for k in y])
     found = algorithm.gradient(rows.detach(), torch.cat([examples, asked]), targets, shares)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
@@ -218,7 +218,7 @@ def finite_where_probabilities_vanish(algorithm):
     assert bool(loss.isfinite())
     assert bool(g.isfinite().all())
     shares = torch.full((len(y),), 1 / len(y))
-    written = algorithm.gradient(rows.detach(), torch.cat([examples, queries]), F.one_hot(y, 4).float(), shares)
+    written = algorithm.gradient(rows.detach(), torch.cat([examples, queries]), F.one_hot(y, 4).T.float(), shares)
     assert bool(written.isfinite().all())
 
 

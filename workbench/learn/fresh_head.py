@@ -22,23 +22,29 @@ example ``i``'s loss has the weight ``S / (N n_y)``, which is 1 where they do no
 **Minibatches without an order.** Which examples share a batch comes from a seed of its own and from an order that the
 features decide, so the same examples give the same classifier, in whatever order they were shown.
 
-The gradients are written out, and both forms are fitted in the examples' span (see ``examples.in_span``): a step is six
-or a dozen small products instead of a graph.
+The gradients are written out, and both forms are fitted in the examples' span (see ``examples.in_span``): a step is one
+or two dozen operations on a few numbers instead of a graph. On so few numbers a call costs more than what it computes,
+and numpy's calls cost the least; so they are taken on the CPU, wherever the features lie. The velocity is kept as what
+is next taken off, ``lr * v``, with which the factors of every step move into the weights of the losses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.core.context import Context
 from workbench.learn import examples, heads
 from workbench.learn.protocol import generator
+
+Array = NDArray[np.float64]
 
 SEED = 0
 """Of the minibatches."""
@@ -66,11 +72,13 @@ class Recipe:
 
 
 class Batch(NamedTuple):
-    """Rows ``x [B, r]``, one-hot ``targets [B, N]``, and ``weights [B, 1]`` of their losses: 1 / B, balanced."""
+    """Rows ``x [B, r]``, one-hot ``targets [N, B]``, and ``weights [B]`` of their losses: balanced, 1 / B, times what a
+    step takes of a gradient at once.
+    """
 
-    x: Tensor
-    targets: Tensor
-    weights: Tensor
+    x: Array
+    targets: Array
+    weights: Array
 
 
 @torch.no_grad()
@@ -94,18 +102,23 @@ def linear(
     rows, basis = examples.in_span(x.double())
     # a bias is the weight of a feature that is always 1: decay and momentum treat it alike
     rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-    w = rows.new_zeros(rows.shape[1], ways)
-    velocity = None
+    w: Array = np.zeros((ways, rows.shape[1]))
+    pull, velocity, part, still = _share(recipe) * recipe.decay, np.zeros_like(w), np.empty_like(w), True
     for j, batches in enumerate(_passes(rows, y, ways, order, recipe)):
         if j:
             ctx.check()
         for b in batches:
-            error = (b.x @ w).softmax(1).sub_(b.targets).mul_(b.weights)
-            g = torch.addmm(w, b.x.T, error, beta=recipe.decay)
-            velocity = g if velocity is None else velocity.lerp_(g, 1 - recipe.momentum)
-            w.add_(velocity, alpha=-recipe.lr)
+            error = _error(w @ b.x.T, b)
+            velocity *= recipe.momentum
+            velocity += np.multiply(w, pull, out=part)
+            velocity += np.matmul(error, b.x, out=part)
+            if still:
+                velocity /= 1 - recipe.momentum
+                still = False
+            w -= velocity
         if every or j == recipe.epochs:
-            yield examples.from_span(w[:-1], basis).T.contiguous().to(x), w[-1].to(x, copy=True)
+            found = torch.from_numpy(w.copy()).to(rows)
+            yield examples.from_span(found[:, :-1].T, basis).T.contiguous().to(x), found[:, -1].to(x)
 
 
 @torch.no_grad()
@@ -116,49 +129,73 @@ def cosine(
 
     Row ``k`` is ``scale * g_k w_k / |w_k|``. The length of ``x`` does not matter. Arguments as for :func:`linear`.
 
-    The gradient, with ``q_k = g_k / |w_k|``, ``z = scale * x w'`` and ``E`` the derivative by the logits ``q o z``::
+    The gradient, with ``q_k = g_k / |w_k|``, ``z = scale * w x'`` and ``E`` the derivative by the logits ``q o z``::
 
-        by g_k:  a_k / |w_k|                                            a_k = sum_i E_ik z_ik
-        by w_k:  q_k (scale * sum_i E_ik x_i  -  a_k w_k / |w_k|^2)
+        by g_k:  a_k / |w_k|                                            a_k = sum_i E_ki z_ki
+        by w_k:  q_k (scale * sum_i E_ki x_i  -  a_k w_k / |w_k|^2)
     """
     x = F.normalize(x, dim=1)
     order = examples.canonical_order(x)
     rows, basis = examples.in_span(x.double())
-    # directions in the first rows, lengths in the last one: one tensor, one step for both
-    w = torch.cat([heads.prototypes(rows, y, ways).T, rows.new_ones(1, ways)])
-    gradient = torch.empty_like(w)
-    directions, lengths, by_directions, by_lengths = w[:-1], w[-1], gradient[:-1], gradient[-1]
-    velocity = None
+    # directions in the first columns, lengths in the last one: one array, one step for both
+    w = np.concatenate([_array(heads.prototypes(rows, y, ways)), np.ones((ways, 1))], 1)
+    directions, lengths = w[:, :-1], w[:, -1]
+    pull, velocity, part, still = _share(recipe) * recipe.decay, np.zeros_like(w), np.empty_like(directions), True
+    by_directions, by_lengths = velocity[:, :-1], velocity[:, -1]
     for j, batches in enumerate(_passes(scale * rows, y, ways, order, recipe)):
         if j:
             ctx.check()
         for b in batches:
-            z = b.x @ directions
-            size = torch.linalg.vector_norm(directions, dim=0)
+            z = directions @ b.x.T
+            size = np.sqrt(np.vecdot(directions, directions))
             q = lengths / size
-            error = (z * q).softmax(1).sub_(b.targets).mul_(b.weights)
-            along = z.mul_(error).sum(0).div_(size)
-            torch.addmm(directions, b.x.T, error.mul_(q), beta=recipe.decay, out=by_directions)
-            by_directions.addcmul_(directions, q.mul_(along).div_(size), value=-1)
-            torch.add(along, lengths, alpha=recipe.decay, out=by_lengths)
-            velocity = gradient.clone() if velocity is None else velocity.lerp_(gradient, 1 - recipe.momentum)
-            w.add_(velocity, alpha=-recipe.lr)
+            error = _error(z * q[:, None], b)
+            along = np.vecdot(z, error) / size
+            error *= q[:, None]
+            velocity *= recipe.momentum
+            by_lengths += pull * lengths + along
+            by_directions += np.multiply(directions, (pull - q * along / size)[:, None], out=part)
+            by_directions += np.matmul(error, b.x, out=part)
+            if still:
+                velocity /= 1 - recipe.momentum
+                still = False
+            w -= velocity
         if every or j == recipe.epochs:
-            unit = F.normalize(directions, dim=0)
-            yield examples.from_span(scale * lengths * unit, basis).T.contiguous().to(x)
+            found = torch.from_numpy(w).to(rows)
+            unit = F.normalize(found[:, :-1], dim=1)
+            yield examples.from_span((scale * found[:, -1:] * unit).T, basis).T.contiguous().to(x)
+
+
+def _error(z: Array, b: Batch) -> Array:
+    """``[N, B]``: the derivative of a batch's loss by its logits ``z``, which are used up."""
+    z -= np.maximum.reduce(z, 0)
+    np.exp(z, out=z)
+    z /= np.add.reduce(z, 0)
+    z -= b.targets
+    z *= b.weights
+    return z
+
+
+def _share(recipe: Recipe) -> float:
+    """How much of a gradient a step takes at once."""
+    return recipe.lr * (1 - recipe.momentum)
 
 
 def _passes(x: Tensor, y: Tensor, ways: int, order: Tensor, recipe: Recipe) -> Iterator[Iterator[Batch]]:
     """An empty pass, then the minibatches of each; ``order [S]`` is what the draws refer to."""
-    n = len(y)
-    targets = heads.one_hot(y, ways, x)
-    weights = heads.balanced(y, ways, x)
-    sizes = torch.full_like(weights, min(recipe.batch, n))
-    if n % recipe.batch:
-        sizes[-(n % recipe.batch) :] = n % recipe.batch
-    gen = generator(recipe.seed)
+    n, at_once = len(y), recipe.batch
+    sizes = np.full(n, min(at_once, n))
+    if n % at_once:
+        sizes[-(n % at_once) :] = n % at_once
+    pictures, classes, counts = map(_array, (x, heads.one_hot(y, ways, x).T, heads.balanced(y, ways, x)))
+    gen, places = generator(recipe.seed), _array(order)
     yield iter(())
     for _ in range(recipe.epochs):
-        drawn = order[torch.randperm(n, generator=gen).to(order.device)]
-        parts = (x[drawn], targets[drawn], (weights[drawn] / sizes)[:, None])
-        yield map(Batch, *(torch.split(t, recipe.batch) for t in parts))
+        drawn = places[_array(torch.randperm(n, generator=gen))]
+        rows, targets, weights = pictures[drawn], classes[:, drawn], counts[drawn] * (_share(recipe) / sizes)
+        cuts = [slice(i, i + at_once) for i in range(0, n, at_once)]
+        yield iter([Batch(rows[c], targets[:, c], weights[c]) for c in cuts])
+
+
+def _array(t: Tensor) -> NDArray[Any]:
+    return t.cpu().numpy()
