@@ -15,6 +15,7 @@ from tests.services.test_teaching import ask, id_of, only, pictures_of
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.learn import functional
+from workbench.learn.protocol import Support
 from workbench.project.library import Library
 from workbench.services import exporting, jobs, knowledge, mixtures, models, predict, teaching
 from workbench.services.requests import AdaptRequest, ApplyRequest, ExportRequest
@@ -79,6 +80,30 @@ def test_the_mixture_is_the_weighted_mean_of_the_family(related, classes, monkey
     got = found.seen.knowledge.state.learned["trunk.0.conv.weight"]
     torch.testing.assert_close(got.double(), mean, rtol=1e-5, atol=1e-7)
     assert not torch.equal(got, trunks[0])
+
+
+def test_left_out_examples_have_no_share_in_the_mixtures_running_averages(related, classes, monkeypatch) -> None:
+    """Its answers are those of the mixture that is made of the other examples alone, asked in the same parts."""
+    alike(monkeypatch, related, left=0.4, right=0.3)
+    seen = taught(related, classes, "similarity").seen
+    assert seen.made is not None
+    k, y = seen.knowledge, seen.support.y
+    x = knowledge.to_tensor(tuple(i for c in classes for i in c.images), k.preprocess)
+    differs = 0.0
+    for i, logits in zip(seen.left_out.rows.tolist(), seen.left_out.logits, strict=True):
+        rest = torch.arange(12) % 4 != i % 4
+        made = seen.made.make(rest)
+        assert made.trunk is not None
+        torch.testing.assert_close(seen.made.see(rest), made.trunk(x), rtol=1e-4, atol=1e-5)
+        for trunk, same in ((made.trunk, True), (k.trunk, False)):
+            f = trunk(x)
+            adapted = made.algorithm.adapt(made.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
+            gap = logits - made.algorithm.head(made.state, adapted)(f[i : i + 1])[0]
+            if same:
+                assert float(gap.detach().abs().max()) < 1e-3
+            else:
+                differs = max(differs, float(gap.detach().abs().max()))
+    assert differs > 2e-3
 
 
 def test_where_nothing_resembles_the_task_it_is_the_ancestor(related, classes, monkeypatch) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
@@ -33,6 +33,7 @@ from workbench.services import knowledge as known
 from workbench.services import recasting
 from workbench.services.knowledge import Knowledge
 from workbench.services.looks import Seen, UnfitError, key_of, look, recall, remember, try_on
+from workbench.services.made import Made, once
 from workbench.services.survey import Survey
 from workbench.transfer import mixing, step_sizes
 from workbench.transfer.mixing import NULL
@@ -62,11 +63,15 @@ class _Family:
         return max(self.similarities.values())
 
 
+_Mixed = tuple[Knowledge, Made | None]
+"""A mixture, and how it was made of the examples."""
+
+
 class _Made(threading.local):
     """Mixtures of this thread: the same examples are answered by the very same network."""
 
     def __init__(self) -> None:
-        self.mixtures: OrderedDict[tuple[object, ...], Knowledge] = OrderedDict()
+        self.mixtures: OrderedDict[tuple[object, ...], _Mixed] = OrderedDict()
 
 
 _made = _Made()
@@ -109,8 +114,8 @@ def with_mixtures(
         if wanted and form != choice:
             continue
         try:
-            knowledge = _of_best(form, families, library, classes, ctx)
-            out.append(_judged(knowledge, classes, cache, ctx))
+            knowledge, made = _of_best(form, families, library, classes, ctx)
+            out.append(_judged(knowledge, made, classes, cache, ctx))
         except UnfitError as unfit:
             if wanted:
                 raise unfit.error from None
@@ -154,7 +159,7 @@ def _shape(entry: KnowledgeEntry) -> tuple[str, int]:
 
 def _of_best(
     form: str, families: list[_Family], library: Library, classes: tuple[TaskClass, ...], ctx: Context
-) -> Knowledge:
+) -> _Mixed:
     """The mixture of the most similar family that this form is possible with.
 
     Raises:
@@ -182,8 +187,8 @@ def _loaded(
         yield entry.id, known.load(entry, path, library)
 
 
-def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...], ctx: Context) -> Knowledge:
-    """Form A: a mixed network, with running averages that the examples were asked about."""
+def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...], ctx: Context) -> _Mixed:
+    """Form A: a mixed network, with running averages that the examples were asked about, and how it was made."""
     recipe = mixing.Recipe()
     weights = mixing.weights({str(i): v for i, v in family.similarities.items()}, recipe)
     ancestor = known.load(*family.ancestor, library)
@@ -198,19 +203,29 @@ def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...],
     mixture = mixing.mixed(mixing.Family(mixing.trunk_of(network, ancestor.state, NULL), trunks), weights)
     leader = _leader(ancestor, used, weights)
     x = known.to_tensor(images, leader.preprocess)
-    trunk = mixing.restated(network, mixture.trunk, x, recipe.pictures)
-    named = functional.named(trunk.tensors)
-    state = State(*({n: named.get(n, t) for n, t in part.items()} for part in leader.state))
-    knowledge = _assembled(NETWORKS, state, leader, ancestor, used, family, weights)
-    others = tuple(n for part in state for n in part if n.startswith((averaging.ANCESTOR, averaging.DELTA)))
-    if not knowledge.cacheable or others:
-        # what steps, or holds networks besides, has a closed head here: mixed steps are the other form
-        cast = recasting.recast(knowledge, Recipe(knowledge.id, head="ridge"))
-        knowledge = replace(cast, name=knowledge.name)
-    return _remembered(key, knowledge)
+    # what steps, or holds networks besides, has a closed head here: mixed steps are the other form
+    names = (n for part in leader.state for n in part)
+    closed = not leader.cacheable or any(n.startswith((averaging.ANCESTOR, averaging.DELTA)) for n in names)
+
+    def on(trunk: mixing.Trunk) -> Knowledge:
+        named = functional.named(trunk.tensors)
+        state = State(*({n: named.get(n, t) for n, t in part.items()} for part in leader.state))
+        knowledge = _assembled(NETWORKS, state, leader, ancestor, used, family, weights)
+        if not closed:
+            return knowledge
+        return replace(recasting.recast(knowledge, Recipe(knowledge.id, head="ridge")), name=knowledge.name)
+
+    def make(kept: Tensor) -> Knowledge:
+        return on(mixing.restated(network, mixture.trunk, x[kept], recipe.pictures))
+
+    def see(kept: Tensor) -> Tensor:
+        return mixing.measured(network, mixture.trunk, x, recipe.pictures, kept)[1]
+
+    made = Made(make, once(see), "ridge" if closed else None)
+    return _remembered(key, on(mixing.restated(network, mixture.trunk, x, recipe.pictures)), made)
 
 
-def _step_sizes(family: _Family, learnt: dict[EntryId, Knowledge], library: Library) -> Knowledge:
+def _step_sizes(family: _Family, learnt: dict[EntryId, Knowledge], library: Library) -> _Mixed:
     """Form B: start and step sizes mixed with one set of weights, under the entries' own algorithm."""
     first = max(learnt, key=lambda i: (family.similarities[i], i))
     how = learnt[first].algorithm
@@ -225,7 +240,7 @@ def _step_sizes(family: _Family, learnt: dict[EntryId, Knowledge], library: Libr
     states: dict[str, State] = {NULL: ancestor.state} | {str(i): k.state for i, k in used.items()}
     state = step_sizes.mixed_state(_network(ancestor), states, {i: _mark(k) for i, k in used.items()}, weights)
     leader = _leader(ancestor, used, weights)
-    return _remembered(key, _assembled(STEP_SIZES, state, leader, ancestor, used, family, weights))
+    return _remembered(key, _assembled(STEP_SIZES, state, leader, ancestor, used, family, weights), None)
 
 
 def _leader(ancestor: Knowledge, used: Mapping[EntryId, Knowledge], weights: Mapping[str, float]) -> Knowledge:
@@ -288,27 +303,29 @@ def _key(
     return form, ancestor.id, ancestor.digest, members, tuple(sorted(weights.items())), images
 
 
-def _recalled(key: tuple[object, ...]) -> Knowledge | None:
+def _recalled(key: tuple[object, ...]) -> _Mixed | None:
     found = _made.mixtures.get(key)
     if found is not None:
         _made.mixtures.move_to_end(key)
     return found
 
 
-def _remembered(key: tuple[object, ...], knowledge: Knowledge) -> Knowledge:
-    _made.mixtures[key] = knowledge
+def _remembered(key: tuple[object, ...], knowledge: Knowledge, made: Made | None) -> _Mixed:
+    _made.mixtures[key] = knowledge, made
     while len(_made.mixtures) > _KEPT:
         _made.mixtures.popitem(last=False)
-    return knowledge
+    return knowledge, made
 
 
-def _judged(knowledge: Knowledge, classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context) -> Seen:
+def _judged(
+    knowledge: Knowledge, made: Made | None, classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context
+) -> Seen:
     """The mixture on the examples; what is expected of it is what is expected of the most similar one in it."""
     key = key_of(knowledge, classes, (), "mixed")
     before = recall(key, knowledge)
     if before is not None:
         return before
-    seen = try_on(look(knowledge, classes, (), cache, ctx), classes, (), ctx)
+    seen = try_on(replace(look(knowledge, classes, (), cache, ctx), made=made), classes, (), ctx)
     near = tuple(
         (str(p["name"]), float(p["similarity"])) for p in parts(knowledge.entry) if p["similarity"] is not None
     )
