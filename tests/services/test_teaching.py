@@ -15,10 +15,11 @@ from tests.services.material import picture, task
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.values import EntryId, ImageRef, TaskClass
+from workbench.data import read
 from workbench.data.read import image_ref
 from workbench.learn.algorithms.maml import MAML
 from workbench.project.library import Library
-from workbench.services import answers, knowledge, looks, teaching
+from workbench.services import answers, knowledge, looks, probe, teaching
 from workbench.services.teach import TeachRequest, TeachResult
 from workbench.services.teaching import teach
 from workbench.transfer.prior import Experience
@@ -388,6 +389,18 @@ class TestCaches:
         assert len(looks._remembered.looks) == 1
         assert len(knowledge._kept.entries) == 1
         assert whole.candidates == ask(classes, trained).candidates
+
+    def test_a_picture_is_decoded_once_for_all_networks_of_one_size(self, trained, classes, monkeypatch) -> None:
+        knowledge._decoded.clear()
+        opened: list[str] = []
+        real = read.read_bytes
+        monkeypatch.setattr(read, "read_bytes", lambda image: opened.append(image.sha256) or real(image))
+        ask(classes, trained)
+        sizes = {e.preprocess.pixel_digest for e in Library(trained).entries()}
+        prober = probe.probe()
+        assert prober is not None
+        assert set(opened) == {i.sha256 for i in pictures_of(classes)}
+        assert len(opened) == len(set(opened)) * len(sizes | {prober.preprocess.pixel_digest})
 
     def test_whoever_waits_is_told_which_network_is_looked_with(self, trained, classes, monkeypatch) -> None:
         looks._forget()

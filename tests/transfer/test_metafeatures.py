@@ -10,7 +10,7 @@ from tests.transfer.tasks import GREY, files, normal, retold, task
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError
 from workbench.core.values import Preprocess
-from workbench.transfer.kinds import Gaussian, TaskData, cosine, packed, unpacked
+from workbench.transfer.kinds import Gaussian, TaskData, cosine, packed, packed_mean, unpacked
 from workbench.transfer.metafeatures import META_FEATURES, MetaFeatures, geometry, layout, looks
 from workbench.transfer.represent import represent, similarity
 
@@ -165,8 +165,13 @@ def test_the_gaussian_goes_through_a_vector_unharmed():
     r = unpacked(va)
     assert (len(r.mean), r.n) == (6, 12)
     assert torch.equal(packed(r), va)
-    with pytest.raises(ValueError, match="no mean"):
-        unpacked(va[:-1])
+    assert torch.equal(packed_mean(va.tolist()), r.mean)
+    for too_short in (lambda: unpacked(va[:-1]), lambda: packed_mean([1.0, *va.tolist()])):
+        with pytest.raises(ValueError, match="no mean"):
+            too_short()
+    for of_none in ([], [*va.tolist()[:-1], 0.0]):
+        with pytest.raises(ValueError, match="at least one picture"):
+            packed_mean(of_none)
 
 
 def test_tasks_that_make_no_sense_are_refused():

@@ -85,6 +85,7 @@ def features(
     cache: FeatureCache,
     ctx: Context,
     device: str = "cpu",
+    read: Callable[[ImageRef, Preprocess], npt.NDArray[np.uint8]] = pixels,
 ) -> Tensor:
     """Features of pictures, from the cache where they are known.
 
@@ -96,6 +97,7 @@ def features(
         cache: takes the new ones.
         ctx: of the job.
         device: where the trunk is.
+        read: gives a picture's pixels, for who looks at it with several trunks.
 
     Returns:
         ``[n, D]`` float32 on the processor, ``[0, 0]`` for no pictures.
@@ -114,7 +116,7 @@ def features(
         inputs = []
         for image in some:
             ctx.check()
-            inputs.append(pixels(image, p))
+            inputs.append(read(image, p))
         x = normalise(np.stack(inputs), p.mean, p.std).to(device)
         rows: Feature = embed(trunk, lambda i, j, x=x: x[i:j], len(some), size, ctx).float().cpu().numpy()  # type: ignore[misc]
         new = {image.sha256: row for image, row in zip(some, rows, strict=True)}

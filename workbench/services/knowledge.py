@@ -224,7 +224,7 @@ _lock = threading.Lock()
 
 
 def _pixels(image: ImageRef, p: Preprocess) -> np.ndarray:
-    """8-bit pixels; those used last are kept, since every inner step and every edit asks for the same pictures."""
+    """8-bit pixels; those used last are kept, since every network and every edit asks for the same pictures."""
     key = (image.sha256, p.pixel_digest)
     with _lock:
         found = _decoded.get(key)
@@ -290,7 +290,7 @@ def embedding_of(knowledge: Knowledge, support: Support, ctx: Context) -> Tensor
 def embed(knowledge: Knowledge, images: tuple[ImageRef, ...], cache: FeatureCache, ctx: Context) -> Tensor:
     """Features of pictures under a cacheable trunk, ``[n, D]``, from the cache where they are known."""
     assert knowledge.trunk is not None, "a cacheable algorithm has a trunk"
-    return features(images, knowledge.trunk, knowledge.digest, knowledge.preprocess, cache, ctx)
+    return features(images, knowledge.trunk, knowledge.digest, knowledge.preprocess, cache, ctx, read=_pixels)
 
 
 def before_adapting(knowledge: Knowledge, support: Support, ctx: Context) -> Tensor:

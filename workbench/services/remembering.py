@@ -39,7 +39,7 @@ from workbench.project import past_tasks
 from workbench.project.past_tasks import PastTask, Stamp, Tried, Used
 from workbench.services import probe
 from workbench.services.probe import Represented
-from workbench.transfer.kinds import packed, unpacked
+from workbench.transfer.kinds import packed, packed_mean
 from workbench.transfer.prior import Record
 
 if TYPE_CHECKING:
@@ -247,7 +247,9 @@ def _distilled(task: PastTask) -> Past:
     where = None
     if task.names == probe.NAMES and len(task.metafeatures) == 2 * len(probe.NAMES) and task.representation:
         with contextlib.suppress(ValueError, RuntimeError):  # of another width than any mean and covariance have
-            where = _vector(_mean(task), torch.tensor(task.metafeatures, dtype=torch.float64))
+            where = _vector(
+                packed_mean(task.representation).double(), torch.tensor(task.metafeatures, dtype=torch.float64)
+            )
     return Past(task.id, task.probe, where, _by_entry(task))
 
 
@@ -285,8 +287,3 @@ def _by_entry(task: PastTask) -> dict[EntryId | None, tuple[int, int]]:
         if r.of > best.get(r.used.entry, (0, 0))[1]:
             best[r.used.entry] = r.right, r.of
     return best
-
-
-def _mean(task: PastTask) -> Tensor:
-    """The mean, out of the packed representation."""
-    return unpacked(torch.tensor(task.representation, dtype=torch.float64)).mean.double()

@@ -18,6 +18,7 @@ key                  vector                                         learnt
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -142,14 +143,31 @@ def unpacked(v: Tensor) -> Representation:
     Raises:
         ValueError: no such vector has this length.
     """
-    width = (math.isqrt(9 + 8 * (len(v) - 1)) - 3) // 2
-    if width < 1 or width + width * (width + 1) // 2 + 1 != len(v):
-        raise ValueError(f"{len(v)} numbers are no mean and covariance")
+    width = _width(len(v))
     rows, columns = torch.tril_indices(width, width)
     lower = v.new_zeros(width, width)
     lower[rows, columns] = v[width:-1]
     covariance = lower + lower.T - torch.diag(lower.diagonal())
     return Representation(v[:width].float(), covariance.float(), int(v[-1]))
+
+
+def packed_mean(values: Sequence[float]) -> Tensor:
+    """The mean ``[D]`` out of what :func:`packed` made, without the large rest.
+
+    Raises:
+        ValueError: no such vector has this length, or it is of no picture.
+    """
+    if not values or values[-1] < 1:
+        raise ValueError("a task needs at least one picture")
+    return torch.tensor(values[: _width(len(values))], dtype=torch.float64).float()
+
+
+def _width(numbers: int) -> int:
+    """``D`` of ``D + D (D + 1) / 2 + 1`` numbers."""
+    width = (math.isqrt(9 + 8 * (numbers - 1)) - 3) // 2
+    if width < 1 or width + width * (width + 1) // 2 + 1 != numbers:
+        raise ValueError(f"{numbers} numbers are no mean and covariance")
+    return width
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
