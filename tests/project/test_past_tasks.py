@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-from dataclasses import replace
+import threading
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as changed
 
 from tests.core.faults import every_operation
-from workbench.core import storage
+from workbench.core import paths, storage
 from workbench.core.errors import StorageError
 from workbench.core.storage import Ops
 from workbench.core.values import EntryId
@@ -42,7 +43,7 @@ def record(id_: str = "0" * 16, **more: object) -> PastTask:
 def test_a_record_survives_and_is_replaced_by_the_next_of_its_task(tmp_path: Path) -> None:
     past_tasks.save(tmp_path, record())
     assert past_tasks.read(tmp_path) == ((record(),), ())
-    later = replace(record(), when="2026-02-01T00:00:00+00:00", chosen=RIDGE).seen_right(RIDGE, 2, 3)
+    later = changed(record(), when="2026-02-01T00:00:00+00:00", chosen=RIDGE).seen_right(RIDGE, 2, 3)
     past_tasks.save(tmp_path, later)
     assert past_tasks.find(tmp_path, later.id) == later
     assert past_tasks.read(tmp_path)[0] == (later,)
@@ -55,6 +56,17 @@ def test_what_was_realised_is_counted_for_each_recipe_apart() -> None:
     assert {r.used: (r.right, r.of) for r in found.realised} == {OWN: (1, 2), RIDGE: (0, 2)}
     with pytest.raises(ValueError, match="cannot be right"):
         record().seen_right(OWN, 2, 1)
+
+
+def test_what_is_taken_back_leaves_what_was_there_before() -> None:
+    one, two = (past_tasks.mark_of("t", [n]) for n in "xy")
+    both = record().seen_right(OWN, 1, 1, one).seen_right(OWN, 0, 1, two)
+    assert both.realised[0].pictures == past_tasks.mark_of("t", "yx") != past_tasks.mark_of("u", "yx")
+    assert both.seen_right(OWN, 0, -1, two) == record().seen_right(OWN, 1, 1, one)
+    assert both.seen_right(OWN, 0, -1, two).seen_right(OWN, -1, -1, one) == record()
+    for right, of in ((-1, 0), (0, -2), (0, -3), (-2, -2)):
+        with pytest.raises(ValueError, match="cannot be right"):
+            both.seen_right(OWN, right, of, one)
 
 
 def test_the_id_is_that_of_the_set_of_classes() -> None:
@@ -81,6 +93,37 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert found[tmp_path / past_tasks.FOLDER / "x.json"][1] is None
 
 
+def test_records_of_other_projects_are_read_and_ones_own_stand_for_them(tmp_path: Path, home: Path) -> None:
+    past_tasks.save(paths.data_home(), record())
+    past_tasks.save(paths.data_home(), record("2" * 16))
+    mine = record("2" * 16, chosen=RIDGE)
+    past_tasks.save(tmp_path, mine)
+    assert {t.id: t for t in past_tasks.read(tmp_path)[0]} == {record().id: record(), mine.id: mine}
+    assert past_tasks.find(tmp_path, record().id) is None, "it is not this project's"
+    found = past_tasks.distilled(tmp_path, lambda t: t.chosen, {})
+    assert sorted(str(x) for _, x in found.values()) == sorted(map(str, (OWN, RIDGE)))
+    assert len(past_tasks.read(paths.data_home())[0]) == 2
+
+
+def test_two_who_change_a_record_wait_for_each_other(tmp_path: Path) -> None:
+    past_tasks.save(tmp_path, record())
+
+    def count() -> None:
+        for _ in range(20):
+            with past_tasks.alone(tmp_path):
+                now = past_tasks.find(tmp_path, record().id)
+                assert now is not None
+                past_tasks.save(tmp_path, now.seen_right(OWN, 1, 1))
+
+    both = [threading.Thread(target=count) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    (found,) = past_tasks.read(tmp_path)[0]
+    assert [(r.right, r.of) for r in found.realised] == [(40, 40)]
+
+
 def test_the_oldest_beyond_the_limit_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(past_tasks, "MOST", 3)
     for n in range(5):
@@ -99,6 +142,8 @@ def test_the_oldest_beyond_the_limit_go(tmp_path: Path, monkeypatch: pytest.Monk
         ({"shots": []}, "figures"),
         ({"realised": [{"used": {"entry": None, "layer": "", "adapter": "", "head": ""}, "right": 3, "of": 2}]}, "fig"),
         ({"representation": ["x"]}, "float"),
+        ({"chosen": {"entry": None, "hidden": 1}}, "hidden"),
+        ({"realised": [{"used": {"entry": None}, "right": 1, "of": 2, "pictures": "../x"}]}, "figures"),
     ],
 )
 def test_records_that_cannot_be_are_left_out_and_listed(tmp_path: Path, change: dict[str, object], said: str) -> None:

@@ -97,7 +97,7 @@ class Taken:
         """Give it back, if it was taken."""
         if self._mine is None:
             return
-        with contextlib.suppress(OSError), _guard(self._folder):
+        with contextlib.suppress(OSError), guard(self._folder):
             held = _holder(self._folder / _FILE)
             if held is not None and held.nonce == self._mine.nonce:
                 (self._folder / _FILE).unlink()
@@ -110,7 +110,7 @@ def take(folder: Path) -> Taken:
     file = folder / _FILE
     stale = False
     try:
-        with _guard(folder):
+        with guard(folder):
             for _ in range(3):
                 try:
                     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -130,7 +130,7 @@ def take(folder: Path) -> Taken:
 
 
 def _holder(file: Path) -> Holder | None:
-    """Who wrote a lock file; ``None`` for one that was cut short, which only a dead process leaves (see ``_guard``)."""
+    """Who wrote a lock file; ``None`` for one that was cut short, which only a dead process leaves (see ``guard``)."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Holder)
     except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -143,7 +143,7 @@ def _words(held: Holder) -> str:
 
 
 @contextlib.contextmanager
-def _guard(folder: Path) -> Iterator[None]:
+def guard(folder: Path) -> Iterator[None]:
     """Hold the operating system's lock on a file of the folder; where there is none to be had, go on without."""
     fd = os.open(folder / _GUARD, os.O_RDWR | os.O_CREAT, 0o666)
     try:

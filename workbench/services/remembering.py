@@ -12,7 +12,7 @@ very same pictures. So a gain over the default can be learnt from them::
 Who corrects what is wrong and leaves the rest labels the mistakes of whatever is in use, which would speak against it.
 Nothing is counted, therefore, before four of five of the pictures that were asked about have a label, whether it was
 given one by one or many answers were accepted at once. An answer that was accepted and is wrong speaks for what is in
-use; that cannot be seen here.
+use; that cannot be seen here. A label that is taken back, or changed, is taken off again as long as the program runs.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 from torch import Tensor
 
+from workbench.core import paths
 from workbench.core.context import Context
 from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.threads import at_thread_end
@@ -53,6 +55,14 @@ _LABELLED = 0.8
 """Share of the pictures asked about that must have a label before any of them counts."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """A picture that was counted: the class that it was given, and who recognised it when it was left out."""
+
+    given: str
+    right: Mapping[Used, bool]
+
+
 @dataclass(slots=True)
 class _Asked:
     """The last adaptation of a task: all pictures that were asked about, and those that were already counted."""
@@ -61,7 +71,7 @@ class _Asked:
     used: Used
     shots: tuple[int, ...]
     asked: set[str]
-    counted: set[str] = field(default_factory=set)
+    counted: dict[str, _Label] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +82,7 @@ class Past:
         id: of the task.
         probe: under which it lies.
         vector: ``[D + F]``, or ``None`` where it has no place under it.
-        right: (right, of) of each entry in the form that was judged by most pictures.
+        right: (right, of) of each entry that was judged, all by the very same pictures.
     """
 
     id: str
@@ -128,25 +138,31 @@ def remember(
     if before is not None and before.project != project:
         before = None
     shots = tuple(sorted(len(c.images) for c in classes))
-    examples = {i.sha256 for c in classes for i in c.images}
-    left = {p.image.sha256 for p in predictions} - examples
-    labelled = set() if before is None else examples & before.asked
-    asked = _Asked(project, chosen, shots, left | labelled, set() if before is None else before.counted)
+    examples = {i.sha256: _key(c) for c in classes for i in c.images}
+    left = {p.image.sha256 for p in predictions} - set(examples)
+    labelled = set() if before is None else before.asked.intersection(examples)
+    asked = _Asked(project, chosen, shots, left | labelled, {} if before is None else before.counted)
     _last.asked[id_] = asked
     _last.asked.move_to_end(id_)
     while len(_last.asked) > _TASKS:
         _last.asked.popitem(last=False)
-    due = labelled - asked.counted if len(labelled) >= _LABELLED * len(labelled | left) else set()
-    if before is not None and (before.used, before.shots) == (chosen, shots) and not due:
+    undone = {sha: label for sha, label in asked.counted.items() if examples.get(sha) != label.given}
+    due = set[str]()
+    if len(labelled) >= _LABELLED * len(labelled | left):
+        due = labelled.difference(asked.counted) | labelled.intersection(undone)
+    if before is not None and (before.used, before.shots) == (chosen, shots) and not due and not undone:
         return None
     try:
         where = _represented(classes, cache, ctx)
-        task = _record(id_, shots, where, candidates, chosen, past_tasks.find(project, id_))
-        judged: set[str] = set()
-        if before is not None and due:
-            task, judged = _judged(task, before.used, due, classes, seen)
-        past_tasks.save(project, task)
-        asked.counted = asked.counted | judged
+        judged = {} if before is None or not due else _judged(before.used, due, classes, seen)
+        with past_tasks.alone(project):
+            task = _record(id_, shots, where, candidates, chosen, past_tasks.find(project, id_))
+            task = _counted(_counted(task, undone, -1), judged, 1)
+            past_tasks.save(project, task)
+        asked.counted = {sha: label for sha, label in asked.counted.items() if sha not in undone} | judged
+        if undone or judged:
+            with past_tasks.alone(paths.data_home()):
+                past_tasks.save(paths.data_home(), task)
     except (StorageError, WorkbenchError) as error:
         _log.warning("the task was not remembered: %s", error.why)
         return None
@@ -190,30 +206,37 @@ def _record(
     )
 
 
-def _judged(
-    task: PastTask, used: Used, labelled: set[str], classes: Sequence[TaskClass], seen: Sequence[Seen]
-) -> tuple[PastTask, set[str]]:
-    """The record with what every entry that was tried says of labelled pictures, and the pictures that all judged.
+def _judged(used: Used, labelled: set[str], classes: Sequence[TaskClass], seen: Sequence[Seen]) -> dict[str, _Label]:
+    """What every entry that was tried says of labelled pictures, for those that all can be asked about.
 
     An entry is judged in the form in which the used one answers, so that a gain is that of its knowledge, and as it was
     trained where that form was not tried.
     """
     forms: dict[EntryId | None, Seen] = {}
     for s in seen:
-        alike = replace(used_of(s), entry=used.entry) == used
+        alike = msgspec.structs.replace(used_of(s), entry=used.entry) == used
         if len(s.left_out.rows) and (alike or (s.recipe.own and s.knowledge.id not in forms)):
             forms[s.knowledge.id] = s
-    pictures = [i.sha256 for c in classes for i in c.images]
+    pictures = [(i.sha256, _key(c)) for c in classes for i in c.images]
     common = set(range(len(pictures))).intersection(*(s.left_out.rows.tolist() for s in forms.values()))
-    wanted = [row for row in sorted(common) if pictures[row] in labelled]
-    if not forms or not wanted:
-        return task, set()
+    wanted = [row for row in sorted(common) if pictures[row][0] in labelled] if forms else []
+    right: dict[int, dict[Used, bool]] = {row: {} for row in wanted}
     for s in forms.values():
         at = {row: n for n, row in enumerate(s.left_out.rows.tolist())}
-        logits = s.left_out.logits[[at[row] for row in wanted]]
-        right = int((logits.argmax(1) == s.support.y[wanted]).sum())
-        task = task.seen_right(used_of(s), right, len(wanted))
-    return task, {pictures[row] for row in wanted}
+        found = s.left_out.logits[[at[row] for row in wanted]].argmax(1) == s.support.y[wanted] if wanted else ()
+        for row, recognised in zip(wanted, found, strict=True):
+            right[row][used_of(s)] = bool(recognised)
+    return {pictures[row][0]: _Label(pictures[row][1], right[row]) for row in wanted}
+
+
+def _counted(task: PastTask, labels: Mapping[str, _Label], sign: int) -> PastTask:
+    """The record with these labels, or without them for a sign of -1; what it does not hold cannot be taken off."""
+    for sha, label in labels.items():
+        mark = past_tasks.mark_of(task.id, [sha])
+        for used, right in label.right.items():
+            with contextlib.suppress(ValueError):
+                task = task.seen_right(used, sign * right, sign, mark)
+    return task
 
 
 def used_of(seen: Seen) -> Used:
@@ -232,7 +255,7 @@ def _vector(mean: Tensor, metafeatures: Tensor) -> Tensor:
 
 
 def past(project: Path, classes: Sequence[TaskClass] = ()) -> tuple[Past, ...]:
-    """Past tasks of a project, newest first, without the one that these classes are.
+    """Past tasks of a project and of others, newest first, without the one that these classes are.
 
     Files are read when they are new or changed; each thread remembers what it read of the last project.
     """
@@ -264,14 +287,14 @@ def records(found: Sequence[Past], default: EntryId | None) -> tuple[Record, ...
             continue
         right, of = p.right[default]
         others = {e: pair for e, pair in p.right.items() if e is not None and e != default}
-        gains = {e: r / n - right / of for e, (r, n) in others.items() if n == of}
+        gains = {e: r / n - right / of for e, (r, n) in others.items()}
         if gains:
             out.append(Record(p.vector, gains))
     return tuple(out)
 
 
 def realised(found: Sequence[Past]) -> dict[EntryId, tuple[tuple[str, int, int], ...]]:
-    """What each entry was right of: (task, right, of) for each past task in which it was judged."""
+    """What each entry was right of: (task, right, of) for each past task in which it was judged as others were."""
     out: dict[EntryId, tuple[tuple[str, int, int], ...]] = {}
     for p in found:
         for entry, (right, of) in p.right.items():
@@ -281,9 +304,8 @@ def realised(found: Sequence[Past]) -> dict[EntryId, tuple[tuple[str, int, int],
 
 
 def _by_entry(task: PastTask) -> dict[EntryId | None, tuple[int, int]]:
-    """The recipe of each entry that was judged by most pictures."""
-    best: dict[EntryId | None, tuple[int, int]] = {}
+    """Of the sets of pictures that entries were judged by, the one of most entries, and of those of most pictures."""
+    sets: dict[tuple[str, int], dict[EntryId | None, tuple[int, int]]] = {}
     for r in task.realised:
-        if r.of > best.get(r.used.entry, (0, 0))[1]:
-            best[r.used.entry] = r.right, r.of
-    return best
+        sets.setdefault((r.pictures, r.of), {}).setdefault(r.used.entry, (r.right, r.of))
+    return max(sets.items(), key=lambda pair: (len(pair[1]), pair[0][1]), default=(None, {}))[1]
