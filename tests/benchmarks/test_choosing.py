@@ -92,8 +92,8 @@ def test_the_table_lies_in_the_readme(tmp_path: Path, monkeypatch: pytest.Monkey
         files.write("choosing", choosing.command(kind, 30, 500, 5), 0, about | FIGURES)
     lines = choosing.table()
     assert [line.split("|")[1].strip() for line in lines[3:]] == [
-        "30 entries, metric; 500 past tasks",
-        "30 entries, steps; 500 past tasks",
+        "30 entries, metric; 25 examples; 500 past tasks",
+        "30 entries, steps; 25 examples; 500 past tasks",
     ]
     assert "<= 3 s" in lines[2]
     with pytest.raises(FileNotFoundError):
