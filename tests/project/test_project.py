@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.storage import Ops
 from workbench.core.teach import AddClass, AddQueries, Choose
 from workbench.core.values import ClassId, ImageRef, Problem, Role, Task, TaskClass, TaskId
-from workbench.project import sealed
+from workbench.project import listing, sealed
 from workbench.project.project import Project, restore
 
 FAULTS = [lambda: OSError(28, "No space left on device"), lambda: OSError(5, "Input/output error"), StopHereError]
@@ -110,6 +111,55 @@ def test_lists_that_are_not_used_any_more_are_dropped_but_for_the_last(tmp_path:
         assert len(list((tmp_path / "p" / "sources").iterdir())) == 2
         p.set_tasks([task("t4"), task("t4")])
         assert len(p.tasks()) == 1, "of two with the same id one stands"
+
+
+def test_a_change_of_the_sources_is_taken_back_after_a_restart(tmp_path: Path) -> None:
+    first, second, third = task("a"), task("b"), task("c")
+    with Project.open(tmp_path / "p") as p:
+        p.set_tasks([first, second, third])
+        assert p.sources_undo_text == "", "what has no words is not taken back"
+        p.set_tasks([first, third], "remove b")
+        p.set_tasks([first, task("new"), third], "make new")
+        p.set_tasks([first.with_role(Role.HELD_OUT), task("new"), third, task("later")])
+    with Project.open(tmp_path / "p") as p:
+        assert p.sources_undo_text == "make new"
+        left = p.undo_sources()
+        assert left == (first.with_role(Role.HELD_OUT), third, task("later")), "the rest is as it is now"
+        assert p.tasks() == left
+    with Project.open(tmp_path / "p") as p:
+        assert p.undo_sources() == (first.with_role(Role.HELD_OUT), second, third, task("later"))
+        assert p.sources_undo_text == ""
+        with pytest.raises(WorkbenchError, match="no change"):
+            p.undo_sources()
+
+
+def test_a_source_that_was_changed_comes_back_in_its_place_and_present_role(tmp_path: Path) -> None:
+    whole, other = task("a"), task("b")
+    part = replace(whole, classes=whole.classes[:1])
+    with Project.open(tmp_path / "p") as p:
+        p.set_tasks([whole, other])
+        p.set_tasks([part, other], "take pictures out of a")
+        p.set_tasks([other, part.with_role(Role.HELD_OUT)])
+        for n in range(4):  # lists that are needed to take it back are not swept
+            p.set_tasks([other, part.with_role(Role.HELD_OUT), task(f"t{n}")])
+    with Project.open(tmp_path / "p") as p:
+        assert p.undo_sources()[:2] == (other, whole.with_role(Role.HELD_OUT))
+
+
+def test_changes_that_were_undone_are_forgotten_and_the_oldest_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MOST", 3)
+    with Project.open(tmp_path / "p") as p:
+        for n in range(5):
+            p.set_tasks([task(f"t{n}")], f"change {n}")
+        p.set_tasks([task("t3")], undone=1)
+        assert p.sources_undo_text == "change 3"
+        p.set_tasks([task("t3")], "nothing")
+        assert p.sources_undo_text == "change 3", "what changes nothing leaves no trace"
+        assert p.undo_sources() == (task("t2"),)
+        assert p.undo_sources() == (task("t1"),)
+        assert p.sources_undo_text == ""
 
 
 def test_a_second_opener_reads_and_learns_who_writes(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class FakeProject:
         self.closed = False
         self._folder = folder
         self._tasks = tasks
+        self._changes: list[tuple[str, tuple[Task, ...]]] = []
         self._problems: tuple[Problem, ...] = ()
         self._past: list[TeachTask] = []
         self._now = TeachTask()
@@ -43,8 +44,15 @@ class FakeProject:
     def tasks(self) -> tuple[Task, ...]:
         return self._tasks
 
-    def set_tasks(self, tasks) -> None:
+    def set_tasks(self, tasks, words: str = "", undone: int = 0) -> None:
+        self._changes = self._changes[: len(self._changes) - undone] + ([(words, self._tasks)] if words else [])
         self._tasks = tuple(tasks)
+
+    sources_undo_text = property(lambda self: self._changes[-1][0] if self._changes else "")
+
+    def undo_sources(self) -> tuple[Task, ...]:
+        _, self._tasks = self._changes.pop()
+        return self._tasks
 
     def problems(self) -> tuple[Problem, ...]:
         return self._problems

@@ -19,6 +19,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.values import Task, TaskClass, TaskId
 from workbench.services import jobs
 from workbench.services.requests import Group, Grouped, GroupRequest
+from workbench.ui.rooms.sources import menus
 from workbench.ui.rooms.sources.grouped import with_class, without_class
 from workbench.ui.rooms.sources.groups_dialog import GroupsDialog
 
@@ -157,6 +158,24 @@ def test_what_was_made_is_taken_back_one_by_one(dialog, room) -> None:
     assert not dialog.undo_button.isEnabled()
 
 
+def test_what_was_made_can_be_taken_back_after_a_restart(dialog, room, qtbot) -> None:
+    before, project, lanes = room.state.tasks, room.state.project, room.state.lanes
+    assert not room.state.can_undo_sources
+    for key in (Qt.Key.Key_1, Qt.Key.Key_2):
+        QTest.keyClick(dialog, key)
+    qtbot.waitUntil(lambda: not lanes.busy("files"))
+    assert project.sources_undo_text == "make Group 2 of pictures of loose"
+    QTest.keyClick(dialog, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    qtbot.waitUntil(lambda: not lanes.busy("files"))
+    assert project.sources_undo_text == "make Group 1 of pictures of loose"
+    dialog.accept()
+    texts = [a.text() for a in menus.of_task(room, room.task).actions()]
+    assert "Undo: make Group 1 of pictures of loose" in texts
+    assert room.state.undo_sources()
+    assert room.state.tasks == before
+    assert not room.state.undo_sources(), "nothing is left to take back"
+
+
 def test_after_the_dialog_one_undo_takes_all_of_it_back(dialog, room, qtbot) -> None:
     before = room.state.tasks
     QTest.keyClick(dialog, Qt.Key.Key_1)
@@ -167,6 +186,8 @@ def test_after_the_dialog_one_undo_takes_all_of_it_back(dialog, room, qtbot) -> 
     assert room.strip.isVisible()
     QTest.mouseClick(room.strip.action, Qt.MouseButton.LeftButton)
     assert room.state.tasks == before
+    qtbot.waitUntil(lambda: not room.state.lanes.busy("files"))
+    assert room.state.project.sources_undo_text == ""
 
 
 def test_a_name_is_typed_and_digits_in_it_are_digits(dialog, room) -> None:

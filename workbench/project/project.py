@@ -22,10 +22,11 @@ import msgspec
 from workbench.core import storage
 from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.teach import Edit, TeachTask
-from workbench.core.values import Problem, Role, Task
+from workbench.core.values import Problem, Role, Task, TaskId
 from workbench.project import copying, sealed
 from workbench.project.backups import back_up, restore_backup
 from workbench.project.journal import Journal
+from workbench.project.listing import ProjectRow, SourceRow, taken_back, with_sources
 from workbench.project.lock import Taken, take
 from workbench.project.records import absolute, raw, text
 from workbench.project.sources import Sources
@@ -42,26 +43,13 @@ _STRAY_SECONDS = 3600.0
 _WAIT_SECONDS = 2.0
 
 
-class _SourceRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    id: str
-    name: str
-    role: str
-    pictures: str
-
-
-class _ProjectRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    name: str
-    sources: tuple[_SourceRow, ...] = ()
-    problems: str = ""
-
-
 class Project:
     """An open project; made by :meth:`open`, ended by :meth:`close` (or ``with``).
 
     Any method may be called from any thread, one at a time.
     """
 
-    def __init__(self, path: Path, lock: Taken, row: _ProjectRow, journal: Journal) -> None:
+    def __init__(self, path: Path, lock: Taken, row: ProjectRow, journal: Journal) -> None:
         self._path = path
         self._taken = lock
         self._row = row
@@ -89,7 +77,7 @@ class Project:
         lock = take(path)
         try:
             if not lock.reason and not (path / FILE).exists():
-                _save(path, _ProjectRow(text(path.name or "Project")))
+                _save(path, ProjectRow(text(path.name or "Project")))
             row = _read(path, wait=bool(lock.reason))
             journal = Journal(path / LABELS, str(path), read_only=bool(lock.reason), thorough=lock.stale)
         except BaseException:
@@ -178,8 +166,13 @@ class Project:
                 self._tasks, self._damaged = tuple(tasks), tuple(damaged)
             return self._tasks
 
-    def set_tasks(self, tasks: Sequence[Task]) -> None:
+    def set_tasks(self, tasks: Sequence[Task], words: str = "", undone: int = 0) -> None:
         """Replace the sources; of two with the same id the later one stands.
+
+        Args:
+            tasks: all of them.
+            words: what the change is, e.g. ``remove garments``, where it is to be one that can be taken back.
+            undone: how many of the last such changes these sources are without; they are forgotten.
 
         Raises:
             WorkbenchError: read-only.
@@ -189,11 +182,41 @@ class Project:
             self._check_writable()
             unique = {t.id: t for t in tasks}
             rows = tuple(
-                _SourceRow(text(t.id), text(t.name), t.role.value, self._sources.save_task(t)) for t in unique.values()
+                SourceRow(text(t.id), text(t.name), t.role.value, self._sources.save_task(t)) for t in unique.values()
             )
-            self._replace(msgspec.structs.replace(self._row, sources=rows))
+            self._replace(with_sources(self._row, rows, words, undone))
             self._tasks, self._damaged = tuple(unique.values()), ()
             self._sweep()
+
+    @property
+    def sources_undo_text(self) -> str:
+        """The change of the sources that :meth:`undo_sources` would take back, or ""."""
+        with self._lock:
+            return self._row.changes[-1].words if self._row.changes else ""
+
+    def undo_sources(self) -> tuple[Task, ...]:
+        """Take back the last change of the sources that has words, whoever made it and when; gives the sources.
+
+        Raises:
+            WorkbenchError: read-only, or there is nothing to take back.
+            StorageError: it could not be written, or the list of a former source is damaged; nothing changed.
+        """
+        with self._lock:
+            self._check_writable()
+            if not self._row.changes:
+                raise WorkbenchError("Nothing was taken back", "no change of the sources is left", "Make one first")
+            have = {t.id: t for t in self.tasks()}
+            same = {s.id: s.pictures for s in self._row.sources if s.id in have}
+            row = taken_back(self._row)
+            tasks = tuple(
+                have[TaskId(raw(s.id))].with_role(Role(s.role))
+                if same.get(s.id) == s.pictures
+                else self._sources.load_task(s.pictures, Role(s.role))
+                for s in row.sources
+            )
+            self._replace(row)
+            self._tasks, self._damaged = tasks, ()
+            return tasks
 
     def problems(self) -> tuple[Problem, ...]:
         """What the scans of the sources could not take, and sources whose list is damaged."""
@@ -286,16 +309,16 @@ class Project:
                 "The change was not saved", self.read_only, "Close the other one, or save a copy of the project"
             )
 
-    def _replace(self, row: _ProjectRow) -> None:
+    def _replace(self, row: ProjectRow) -> None:
         self._check_writable()
         _save(self._path, row)
         self._row = row
 
     def _sweep(self) -> None:
         """Drop lists that neither ``project.json`` nor the copy before it names."""
-        used = _named(self._row)
+        used = self._row.lists
         with contextlib.suppress(StorageError):
-            used |= _named(sealed.load(self._path / f"{FILE}.prev", KIND, VERSION, _ProjectRow))
+            used |= sealed.load(self._path / f"{FILE}.prev", KIND, VERSION, ProjectRow).lists
         self._sources.sweep(used)
 
 
@@ -315,11 +338,11 @@ def restore(path: Path) -> tuple[str, ...]:
     done = []
     try:
         try:
-            sealed.load(path / FILE, KIND, VERSION, _ProjectRow)
+            sealed.load(path / FILE, KIND, VERSION, ProjectRow)
         except StorageError as error:
             _unless_newer(error)
             previous = path / f"{FILE}.prev"
-            sealed.load(previous, KIND, VERSION, _ProjectRow)
+            sealed.load(previous, KIND, VERSION, ProjectRow)
             storage.save(path / FILE, storage.load(previous), keep_previous=False)
             done.append("the list of sources, as it was before the last change")
         try:
@@ -337,20 +360,16 @@ def _unless_newer(error: StorageError) -> None:
         raise error
 
 
-def _named(row: _ProjectRow) -> set[str]:
-    return {s.pictures for s in row.sources} | {row.problems}
-
-
-def _save(path: Path, row: _ProjectRow) -> None:
+def _save(path: Path, row: ProjectRow) -> None:
     sealed.save(path / FILE, KIND, VERSION, row)
 
 
-def _read(path: Path, *, wait: bool) -> _ProjectRow:
+def _read(path: Path, *, wait: bool) -> ProjectRow:
     """``project.json``; beside a writer that is just making it, wait a moment for it."""
     end = time.monotonic() + (_WAIT_SECONDS if wait else 0.0)
     while not (path / FILE).exists() and time.monotonic() < end:
         time.sleep(0.02)
-    return sealed.load(path / FILE, KIND, VERSION, _ProjectRow)
+    return sealed.load(path / FILE, KIND, VERSION, ProjectRow)
 
 
 def _check_free(path: Path, *, create: bool) -> None:

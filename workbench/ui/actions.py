@@ -96,6 +96,10 @@ def table() -> tuple[Action, ...]:
             menu="c2", enabled=_writable,
         ),
         Action("edit.undo", tr("Actions", "Undo"), "undo", "Ctrl+Z", "undo", edit, enabled=lambda s: s.can_undo),
+        Action(
+            "sources.undo", tr("Actions", "Take back the last change of the sources"), "undo", "", "undo_sources", edit,
+            enabled=lambda s: s.can_undo_sources,
+        ),
         Action("edit.redo", tr("Actions", "Redo"), "redo", "Ctrl+Shift+Z", "redo", edit, enabled=lambda s: s.can_redo),
         Action(
             "work.pause", tr("Actions", "Pause or resume what is running"), "pause", "Ctrl+P", "pause_work", work,

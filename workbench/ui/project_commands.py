@@ -85,6 +85,11 @@ class ProjectCommands(QMainWindow):
         """Load the shipped samples."""
         self.load([str(paths.samples() / name) for name in ("alphabets", "surfaces")])
 
+    def undo_sources(self) -> None:
+        """Show the sources, and take their last change back."""
+        self.state.go("sources")
+        self.state.undo_sources()
+
     def load(self, folders: Iterable[str]) -> None:
         """Load folders, zips or pictures as sources, and show them."""
         if self.state.add_folders(folders) is not None:

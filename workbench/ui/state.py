@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ from workbench.services.requests import DeviceRow
 from workbench.services.teach import TeachResult
 from workbench.ui import theme
 from workbench.ui.lanes import Job, Lanes
+from workbench.ui.sources import merged as merged
+from workbench.ui.sources import upper, why, write
 from workbench.ui.values import Message as Message
 from workbench.ui.values import MessageKind, OpenProject, Towards
 from workbench.ui.widgets.thumbs import Thumbs
@@ -116,9 +117,34 @@ class AppState(QObject):
             self.project = None
 
     # ---- sources ---------------------------------------------------------------------------------
-    def set_tasks(self, tasks: Iterable[Task]) -> None:
-        """Replace the sources; shown at once, written in the background."""
-        self._replace(tuple(tasks), self.problems)
+    def set_tasks(self, tasks: Iterable[Task], words: str = "", undone: int = 0) -> None:
+        """Replace the sources; shown at once, written in the background.
+
+        Args:
+            tasks: all of them.
+            words: what the change is, where it can be taken back also after a restart.
+            undone: how many such changes are taken back by this one.
+        """
+        self._replace(tuple(tasks), self.problems, words, undone)
+
+    @property
+    def can_undo_sources(self) -> bool:
+        """Whether a change of the sources can be taken back."""
+        return self.project is not None and not self._unsaved and bool(self.project.sources_undo_text)
+
+    def undo_sources(self) -> bool:
+        """Take back the last change of the sources, also one from before a restart; written before it is shown."""
+        if self.project is None or not self.can_undo_sources:
+            return False
+        words = self.project.sources_undo_text
+        try:
+            self.tasks = self.project.undo_sources()
+        except WorkbenchError as error:
+            self.refuse(error)
+            return False
+        self.tasks_changed.emit()
+        self.say("info", self.tr("Taken back: {words}.").format(words=words))
+        return True
 
     def set_problems(self, problems: Iterable[Problem]) -> None:
         """Replace the list of files that were not taken."""
@@ -133,17 +159,21 @@ class AppState(QObject):
         ids = {t.id for t in tasks}
         self.set_tasks(t.with_role(Role.HELD_OUT) if t.id in ids else t for t in self.tasks)
 
-    def _replace(self, tasks: tuple[Task, ...], problems: tuple[Problem, ...]) -> None:
+    def _replace(
+        self, tasks: tuple[Task, ...], problems: tuple[Problem, ...], words: str = "", undone: int = 0
+    ) -> None:
         self.tasks, self.problems = tasks, problems
         project = self.project
         if project is not None and not project.read_only:
             self._unsaved = True
-            if self._saving is not None:
+            step = bool(words or undone)
+            if self._saving is not None and not step:
                 self._saving.cancel()  # one that still waits would only write what is out of date
-            title = self.tr("Saving the sources")
-            self._saving = self.lanes.submit(
-                "files", _write, project, tasks, problems, title=title, on_done=self._saved, on_failed=self._not_saved
+            title, what = self.tr("Saving the sources"), (project, tasks, problems, words, undone)
+            saving = self.lanes.submit(
+                "files", write, *what, title=title, on_done=self._saved, on_failed=self._not_saved
             )
+            self._saving = None if step else saving  # what can be taken back is a step of its own
         self.tasks_changed.emit()
 
     def _saved(self, written: object) -> None:
@@ -162,7 +192,7 @@ class AppState(QObject):
         if self._unsaved and self.project is not None:
             self._unsaved = False
             try:
-                _write(self.project, self.tasks, self.problems, Context())
+                write(self.project, self.tasks, self.problems, "", 0, Context())
             except WorkbenchError as error:
                 log.warning("%s", error)
 
@@ -199,7 +229,7 @@ class AppState(QObject):
             self.say(
                 "warn",
                 self.tr("No pictures were found."),
-                _why(result.problems) or self.tr("The folder holds no picture files."),
+                why(result.problems) or self.tr("The folder holds no picture files."),
             )
 
     def _scan_failed(self, error: Exception) -> None:
@@ -350,19 +380,11 @@ class AppState(QObject):
     def refuse(self, error: object) -> None:
         """Show a refusal in the current room's strip."""
         if isinstance(error, WorkbenchError):
-            self.say("bad", f"{error.what_happened}.", f"{_upper(error.why)}. {error.what_to_do}.")
+            self.say("bad", f"{error.what_happened}.", f"{upper(error.why)}. {error.what_to_do}.")
 
 
 def _load(ctx: Context) -> None:
     jobs.load_runtime(ctx)
-
-
-def _write(
-    project: OpenProject, tasks: tuple[Task, ...], problems: tuple[Problem, ...], _ctx: Context
-) -> tuple[Task, ...]:
-    project.set_tasks(tasks)
-    project.set_problems(problems)
-    return tasks
 
 
 def _entries(project: Path, _ctx: Context) -> tuple[KnowledgeEntry, ...]:
@@ -375,25 +397,3 @@ def _runs(project: Path, _ctx: Context) -> tuple[Any, ...]:
     from workbench.project.runs import list_runs
 
     return list_runs(project)
-
-
-def _why(problems: tuple[Problem, ...]) -> str:
-    """Why nothing was found, in a sentence: what is said last of what was asked for, before any single file."""
-    if not problems:
-        return ""
-    said = next((p for p in reversed(problems) if p.severity == "error"), problems[0])
-    name = said.path.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-    return f"{name} {said.reason}."
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def merged(have: tuple[Task, ...], new: Iterable[Task]) -> tuple[Task, ...]:
-    """Sources after a scan: a task read again keeps its place and role, new ones follow."""
-    tasks = {t.id: t for t in have}
-    for task in new:
-        before = tasks.get(task.id)
-        tasks[task.id] = replace(task, role=before.role) if before is not None else task
-    return tuple(tasks.values())

@@ -268,7 +268,8 @@ class GroupsDialog(QDialog):
         tasks, made = with_class(self._state.tasks, task, self._target, name, row.group.images)
         self._target = made.target
         self._made.append((made, index))
-        self._state.set_tasks(tasks)
+        words = self.tr("make {name} of pictures of {task}").format(name=made.name, task=task.name)
+        self._state.set_tasks(tasks, words)
         row.set_done(True, made.name)
         left = [i for i, r in enumerate(self.rows) if not r.done]
         if left:
@@ -282,7 +283,7 @@ class GroupsDialog(QDialog):
         if not self._made:
             return
         made, index = self._made.pop()
-        self._state.set_tasks(without_class(self._state.tasks, made))
+        self._state.set_tasks(without_class(self._state.tasks, made), undone=1)
         if index >= 0:
             self.rows[index].set_done(False)
             self._go_to(index)

@@ -60,7 +60,7 @@ def _grouped(room: SourcesRoom, dialog: GroupsDialog, _code: int) -> None:
 
     def put_back() -> None:
         for one in reversed(made):
-            room.state.set_tasks(without_class(room.state.tasks, one))
+            room.state.set_tasks(without_class(room.state.tasks, one), undone=1)
 
     text = room.tr("{classes} made of {task}.").format(
         classes=count(len(made), "class was", "classes were"), task=made[0].source.name
@@ -83,6 +83,9 @@ def of_task(room: SourcesRoom, task: Task) -> QMenu:
     if task.unlabelled:
         menu.addAction(icons.icon("group"), room.tr("Group these..."), partial(group, room))
     menu.addSeparator()
+    if room.state.can_undo_sources and room.state.project is not None:
+        text = room.tr("Undo: {what}").format(what=room.state.project.sources_undo_text)
+        menu.addAction(icons.icon("undo"), text, room.state.undo_sources)
     menu.addAction(icons.icon("trash"), room.tr("Remove task"), room.remove_task)
     return menu
 

@@ -242,14 +242,16 @@ class SourcesRoom(Room):
 
     def _change(self, before: Task, after: Task, headline: str) -> None:
         gone = before.images + len(before.unlabelled) - after.images - len(after.unlabelled)
-        self.state.set_tasks(after if t.id == before.id else t for t in self.state.tasks)
+        words = self.tr("take {n} out of {task}").format(n=count(gone, "picture"), task=before.name)
+        self.state.set_tasks((after if t.id == before.id else t for t in self.state.tasks), words)
         detail = self.tr("{pictures} taken out of the task; the files stay where they are.").format(
             pictures=count(gone, "picture")
         )
         self.show_message("info", f"{headline}.", detail, self.tr("Undo"), lambda: self._put_back(before))
 
     def _put_back(self, before: Task) -> None:
-        self.state.set_tasks(replace(before, role=t.role) if t.id == before.id else t for t in self.state.tasks)
+        tasks = (replace(before, role=t.role) if t.id == before.id else t for t in self.state.tasks)
+        self.state.set_tasks(tasks, undone=1)
 
     # ---- what a person does ----------------------------------------------------------------------
     def choose_folder(self) -> None:
@@ -292,18 +294,16 @@ class SourcesRoom(Room):
         at = self.state.tasks.index(task)
         rest = tuple(t for t in self.state.tasks if t.id != task.id)
         self.task_id = rest[min(at, len(rest) - 1)].id if rest else None
-        self.state.set_tasks(rest)
+        self.state.set_tasks(rest, self.tr("remove {task}").format(task=task.name))
 
         def put_back() -> None:
             if all(t.id != task.id for t in self.state.tasks):
                 now = self.state.tasks
                 self.task_id = task.id
-                self.state.set_tasks((*now[:at], task, *now[at:]))
+                self.state.set_tasks((*now[:at], task, *now[at:]), undone=1)
 
-        detail = self.tr("Its files stay where they are.")
-        self.show_message(
-            "info", self.tr("{task} was removed.").format(task=task.name), detail, self.tr("Undo"), put_back
-        )
+        said = self.tr("{task} was removed.").format(task=task.name)
+        self.show_message("info", said, self.tr("Its files stay where they are."), self.tr("Undo"), put_back)
 
     def refresh_task(self) -> None:
         """Read the task's folder again."""
