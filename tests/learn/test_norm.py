@@ -132,3 +132,19 @@ def test_statistics_become_the_buffers_of_a_frozen_network():
         expected = functional.call(network, params, {}, x)
     frozen = functional.frozen(network, {**params, **norm.as_buffers(seen)})
     torch.testing.assert_close(frozen(x), expected)
+
+
+@pytest.mark.parametrize("rows", [None, [0], [1, 3], [2, 0, 3]])
+@pytest.mark.parametrize("side", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_moments_are_those_of_the_pictures_together(rows, side, dtype):
+    x = pictures(side=side) + torch.tensor([0.0, 50.0, -7.0])[:, None, None].double()
+    for laid in (x, x.contiguous(memory_format=torch.channels_last)):
+        found = norm.moments(laid.to(dtype), rows)
+        some = x if rows is None else x[rows]
+        var, mean = torch.var_mean(some, (0, 2, 3), correction=0)
+        assert found.values == some.numel() // 3
+        assert found.mean.dtype == found.var.dtype == dtype
+        exact = 1e-12 if dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(found.mean.double(), mean, rtol=exact, atol=exact)
+        torch.testing.assert_close(found.var.double(), var, rtol=exact, atol=10 * exact)

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.errors import WorkbenchError
-from workbench.learn import averaging, functional
+from workbench.learn import averaging, functional, norm
 from workbench.learn.norm import Norm2d
 from workbench.learn.protocol import State, Tensors
 from workbench.transfer.rank import NO_TRANSFER_PRIOR
@@ -274,24 +274,22 @@ def measured(
     Returns:
         The trunk, and features ``[n, D]``.
     """
-    count = len(x) if kept is None else int(kept.sum())
+    rows = range(len(x)) if kept is None else torch.nonzero(kept).flatten().tolist()
+    count = len(rows)
     share = count / (count + pictures) if count else 0.0
     asked = copy.deepcopy(network)  # hooks would stay in a network that others use
     for part in asked.modules():
         if isinstance(part, Norm2d) and share:
-            part.register_forward_pre_hook(
-                lambda layer, inputs: _pool(layer, inputs[0] if kept is None else inputs[0][kept], share)
-            )
+            part.register_forward_pre_hook(lambda layer, inputs: _pool(layer, norm.moments(inputs[0], rows), share))
     buffers = {n: t.detach().clone() for n, t in trunk.buffers.items()}
     features = functional.call(asked, trunk.parameters, buffers, x)
     return replace(trunk, buffers=buffers), features
 
 
-def _pool(layer: nn.Module, x: Tensor, share: float) -> None:
+def _pool(layer: nn.Module, seen: norm.Moments, share: float) -> None:
     """Pool a layer's running averages, in place, with those of what comes in."""
     assert isinstance(layer, Norm2d)
-    count = x.numel() // x.shape[1]
-    var, mean = torch.var_mean(x, (0, 2, 3), correction=1 if count > 1 else 0)
+    mean, var = seen.mean, seen.var * (seen.values / max(seen.values - 1, 1))
     apart = (mean - layer.running_mean).square()
     layer.running_var.mul_(1 - share).add_(share * var).add_(share * (1 - share) * apart)
     layer.running_mean.lerp_(mean, share)
