@@ -122,8 +122,8 @@ def test_the_filters(dialog, qtbot, tmp_path) -> None:
 def test_stop_in_the_middle_and_start_again(dialog, out, qtbot, tmp_path) -> None:
     out.go.clear()
     dialog.start([str(tmp_path)])
-    qtbot.waitUntil(lambda: "3 / 10" in dialog.status.text())
-    assert dialog.bar.value() == pytest.approx(0.3)
+    qtbot.waitUntil(lambda: "3 / 10" in dialog.running.status.text())
+    assert dialog.running.bar.value() == pytest.approx(0.3)
     dialog.start([str(tmp_path / "other")])
     assert len(out.requests) == 1, "one at a time"
     QTest.keyClick(dialog, Qt.Key.Key_Escape)

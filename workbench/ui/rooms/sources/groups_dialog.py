@@ -18,9 +18,10 @@ from workbench.ui.rooms.sources.group_rows import GroupRow
 from workbench.ui.rooms.sources.grouped import Made, with_class, without_class
 from workbench.ui.rooms.sources.words import count
 from workbench.ui.state import AppState
-from workbench.ui.widgets.controls import Bar, button, clear_layout, label
+from workbench.ui.widgets.controls import button, clear_layout, label
 from workbench.ui.widgets.focus import FocusRing
 from workbench.ui.widgets.panel import scroll
+from workbench.ui.widgets.running import RunningRow
 from workbench.ui.widgets.strip import EmptyHint, MessageStrip
 
 FEWEST, MOST = 2, 50
@@ -80,19 +81,12 @@ class GroupsDialog(QDialog):
             self.tr("The number at which the pictures of a group are most alike and the groups lie farthest apart")
         )
         self.suggestion.clicked.connect(self._use_suggestion)
-        self.status = label("", "secondary")
-        self.bar = Bar()
-        self.bar.setAccessibleName(self.tr("Progress"))
-        self.bar.setMinimumWidth(120)
-        self.stop = button(self.tr("Stop"), "secondary", "stop", size="small")
-        self.stop.setToolTip(self.tr("Stop looking for groups (Esc)"))
-        self.stop.clicked.connect(self._stop)
+        self.running = RunningRow(self.tr("Stop looking for groups (Esc)"))
+        self.running.stop_asked.connect(self._stop)
         for widget in (title, self.number, self.suggestion):
             head.addWidget(widget)
         head.addStretch(1)
-        head.addWidget(self.status)
-        head.addWidget(self.bar)
-        head.addWidget(self.stop)
+        head.addWidget(self.running)
         column.addLayout(head)
         content = QWidget()
         self._list = QVBoxLayout(content)
@@ -119,8 +113,7 @@ class GroupsDialog(QDialog):
 
     def _show_phase(self) -> None:
         running = self.job is not None
-        for widget in (self.status, self.bar, self.stop):
-            widget.setVisible(running)
+        self.running.setVisible(running)
         for asks in (self._title, self.number, self.suggestion):
             asks.setVisible(self._grouped is not None)
         self.waiting.setVisible(running and not self.rows)
@@ -152,9 +145,7 @@ class GroupsDialog(QDialog):
         self.strip.clear()
         wanted, seen_by = (0, "") if self._grouped is None else (self.number.value(), self._grouped.entry)
         request = GroupRequest(task.unlabelled, seen_by, wanted, task.unlabelled != self._suggested_for)
-        self.stop.setEnabled(True)
-        self.status.setText(self.tr("Waiting"))
-        self.bar.set_value(0.0)
+        self.running.wait()
         self.job = self._state.lanes.submit(
             "files",
             jobs.group,
@@ -175,20 +166,12 @@ class GroupsDialog(QDialog):
         self.number.setValue(self._suggested)
 
     def _progress(self, job: Job) -> None:
-        if job is not self.job:
-            return
-        now = job.ctx.progress_now
-        words = self.tr("Finishing this step") if job.state == "stopping" else job.ctx.status_text
-        if now is not None and now.total:
-            words = f"{words}  {now.done:,} / {now.total:,}"
-        self.status.setText(words)
-        self.bar.set_value(None if now is None or not now.total else now.done / now.total)
+        if job is self.job:
+            self.running.show_job(job)
 
     def _stop(self) -> None:
         if self.job is not None:
-            self.stop.setEnabled(False)
-            self.status.setText(self.tr("Finishing this step"))
-            self.job.cancel()
+            self.running.cancel(self.job)
 
     def _done(self, images: tuple[ImageRef, ...], grouped: Grouped) -> None:
         self.job, self._grouped = None, grouped

@@ -8,7 +8,6 @@ from pathlib import Path
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QComboBox, QDialog, QFileDialog, QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
-from workbench.core.context import Progress
 from workbench.core.errors import WorkbenchError
 from workbench.core.paths import display
 from workbench.core.teach import NONE
@@ -18,8 +17,9 @@ from workbench.ui.lanes import Job
 from workbench.ui.rooms.teach import intake
 from workbench.ui.rooms.teach.apply_table import NONE_OF_THESE, AppliedModel, applied_table
 from workbench.ui.state import AppState
-from workbench.ui.widgets.controls import Bar, button, label
+from workbench.ui.widgets.controls import button, label
 from workbench.ui.widgets.drop import DropTarget, choose_folder
+from workbench.ui.widgets.running import RunningRow
 from workbench.ui.widgets.strip import MessageStrip
 
 _SURENESS = (1.0, 0.9, 0.75, 0.5)
@@ -58,18 +58,8 @@ class ApplyDialog(QDialog):
             filled=True,
         )
         self.target.dropped.connect(self.start)
-        self.status = label("", "secondary")
-        self.bar = Bar()
-        self.bar.setAccessibleName(self.tr("Progress"))
-        self.stop = button(self.tr("Stop"), "secondary", "stop", size="small")
-        self.stop.clicked.connect(self._stop)
-        self._running = QWidget()
-        row = QHBoxLayout(self._running)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(12)
-        row.addWidget(self.status)
-        row.addWidget(self.bar, 1)
-        row.addWidget(self.stop)
+        self.running = RunningRow()
+        self.running.stop_asked.connect(self._stop)
         self.only = QComboBox()
         self.only.setAccessibleName(self.tr("Class"))
         self.surest = QComboBox()
@@ -110,7 +100,7 @@ class ApplyDialog(QDialog):
         column.addWidget(label(words, "secondary", wrap=True))
         column.addWidget(self.strip)
         column.addWidget(self.target, 1)
-        column.addWidget(self._running)
+        column.addWidget(self.running)
         column.addWidget(self._filters)
         self._frame = QFrame()
         self._frame.setProperty("role", "panel")
@@ -125,7 +115,7 @@ class ApplyDialog(QDialog):
     def _show_phase(self) -> None:
         running, done = self.job is not None, self._has_rows
         self.target.setVisible(not running and not done)
-        self._running.setVisible(running)
+        self.running.setVisible(running)
         self._rest.setVisible(running and not done)
         self._filters.setVisible(done)
         self._frame.setVisible(done)
@@ -149,9 +139,7 @@ class ApplyDialog(QDialog):
     def _submit(self, apply: ApplyRequest) -> None:
         self.strip.clear()
         self._paths = apply.paths
-        self.status.setText(self.tr("Waiting"))
-        self.bar.set_value(0.0)
-        self.stop.setEnabled(True)
+        self.running.wait()
         self.job = self._state.lanes.submit(
             "files",
             intake.apply_to,
@@ -167,21 +155,12 @@ class ApplyDialog(QDialog):
         self._show_phase()
 
     def _progress(self, job: Job) -> None:
-        if job is not self.job:
-            return
-        now: Progress | None = job.ctx.progress_now
-        words = self.tr("Finishing this step") if job.state == "stopping" else job.ctx.status_text
-        if now is not None:
-            of = f"{now.done:,}" if now.total is None else f"{now.done:,} / {now.total:,}"
-            words = f"{words}  {of}"
-        self.status.setText(words)
-        self.bar.set_value(None if now is None or not now.total else now.done / now.total)
+        if job is self.job:
+            self.running.show_job(job)
 
     def _stop(self) -> None:
         if self.job is not None:
-            self.stop.setEnabled(False)
-            self.status.setText(self.tr("Finishing this step"))
-            self.job.cancel()
+            self.running.cancel(self.job)
 
     def _done(self, found: intake.AppliedBy) -> None:
         self.job = None
