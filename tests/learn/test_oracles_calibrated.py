@@ -95,21 +95,31 @@ def test_it_is_the_minimiser_on_examples_and_what_is_drawn_for_them(form, params
 class SamplesCountAsShots(Calibrated):
     def adapt(self, s, support, ctx, **kwargs):
         x = powered(support.features, self.p.power)
-        rows, basis, drawn, y = self.drawn(s, x, support.y, support.ways, ctx)
-        rows, y = F.normalize(torch.cat([rows, drawn]), dim=1), torch.cat([support.y, y])
-        weight, bias = logistic.fit(rows, y, support.ways, c=self.p.c, ctx=ctx)
-        return Adapted({"weight": weight @ basis.T, "bias": bias}, support.ways)
+        drawn = self.drawn(s, x, support.y, support.ways, ctx)
+        y = torch.cat([support.y, support.y.repeat_interleave(drawn.most)])
+        shown = (torch.arange(drawn.most) < drawn.counts[:, None]).flatten()
+        weights = torch.cat([torch.ones(len(x)), shown]).double()
+        weight, bias = logistic.fit_rows(drawn.rows(), y, support.ways, c=self.p.c, ctx=ctx, weights=weights)
+        return Adapted({"weight": weight @ drawn.basis.T, "bias": bias}, support.ways)
 
 
 class NoiseOfItsOwn(Calibrated):
     """Of each call."""
 
     def drawn(self, *args):
-        rows, basis, drawn, y = super().drawn(*args)
-        return rows, basis, drawn + 0.01 * torch.randn(drawn.shape, generator=generator(3), dtype=drawn.dtype), y
+        drawn = super().drawn(*args)
+        return drawn._replace(noise=drawn.noise + 0.01 * normal(*drawn.noise.shape, seed=3))
 
 
-@pytest.mark.parametrize("cls", [SamplesCountAsShots, NoiseOfItsOwn])
+class AllThatFitIn(Calibrated):
+    """Also beyond what an example of a class seen more often is to draw."""
+
+    def drawn(self, *args):
+        drawn = super().drawn(*args)
+        return drawn._replace(counts=torch.full_like(drawn.counts, drawn.most))
+
+
+@pytest.mark.parametrize("cls", [SamplesCountAsShots, NoiseOfItsOwn, AllThatFitIn])
 def test_the_formula_notices_another_method(cls):
     with pytest.raises(AssertionError):
         is_the_minimiser_on_what_is_drawn("shared", cls)
@@ -205,11 +215,13 @@ def test_the_covariance_of_two_pictures_has_a_root_thanks_to_alpha():
 
 def test_each_class_gets_as_many_features_as_its_examples_divide():
     algorithm, state = built(samples=12)
-    _, _, drawn, y = algorithm.drawn(state, examples(), Y, 3, Context())
-    assert torch.bincount(y).tolist() == [12, 12, 12]
-    assert len(drawn) == 36
-    few = built(samples=1)[0].drawn(state, examples(), Y, 3, Context())[3]
-    assert torch.bincount(few).tolist() == torch.bincount(Y).tolist(), "at least one for each example"
+    drawn = algorithm.drawn(state, examples(), Y, 3, Context())
+    assert torch.bincount(Y, drawn.counts).tolist() == [12, 12, 12]
+    weights = drawn.weights(Y, 3)
+    assert (weights > 0).sum(1).tolist() == drawn.counts.tolist()
+    assert torch.bincount(Y, weights.sum(1)).tolist() == pytest.approx([2, 2, 2])
+    few = built(samples=1)[0].drawn(state, examples(), Y, 3, Context())
+    assert few.counts.tolist() == [1] * len(Y), "at least one for each example"
 
 
 def test_the_source_classes_are_those_of_training_and_measured_behind_it():

@@ -8,7 +8,7 @@ from tests.learn import cases, tasks
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.core.params import build_params
-from workbench.learn import examples, heads, logistic
+from workbench.learn import examples, heads, logistic, pairs
 from workbench.learn.algorithms.logistic import LogisticProbe
 from workbench.learn.protocol import Adapted, Setting, generator
 
@@ -130,6 +130,43 @@ def test_many_examples_of_many_classes():
     single = fit(x.float(), y, 10.0)
     assert single[0].dtype == torch.float32
     torch.testing.assert_close(single[0].double(), weight, rtol=0, atol=1e-5)
+
+
+def sums_are_rows_like_others(cls=pairs.UnitSums):
+    """Products with sums of length 1 are those with the rows written down, and so is the classifier."""
+    x, a, b = normal(3, 6), normal(2, 6, seed=1), normal(4, 6, seed=2)
+    given = cls(x, a, b)
+    table = logistic.Table(torch.cat([x, *(F.normalize(row + b, dim=1) for row in a)]))
+    w, e = normal(5, 6, seed=3), normal(5, 11, seed=4)
+    torch.testing.assert_close(given.logits(w), table.logits(w), rtol=0, atol=1e-14)
+    torch.testing.assert_close(given.gathered(e), table.gathered(e), rtol=0, atol=1e-14)
+    assert float(given.gathered_squares(e.abs()).min()) >= 0
+    y, weights = torch.arange(11) % 3, normal(11, seed=5).abs()
+    weights[7] = 0
+    found, expected = (logistic.fit_rows(rows, y, 3, c=2.0, ctx=Context(), weights=weights) for rows in (given, table))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_sums_are_rows_like_others():
+    sums_are_rows_like_others()
+
+
+class TheOthersFirst(pairs.UnitSums):
+    def logits(self, w):
+        plain, sums = super().logits(w).split([3, 8], 1)
+        return torch.cat([plain, sums.view(-1, 2, 4).transpose(1, 2).flatten(1)], 1)
+
+
+class AsLongAsTheyAre(pairs.UnitSums):
+    def __init__(self, x, a, b):
+        super().__init__(x, a, b)
+        self._scale = torch.ones_like(self._scale)
+
+
+@pytest.mark.parametrize("cls", [TheOthersFirst, AsLongAsTheyAre])
+def test_other_sums_are_noticed(cls):
+    with pytest.raises(AssertionError):
+        sums_are_rows_like_others(cls)
 
 
 def test_bad_input_and_a_cancel():

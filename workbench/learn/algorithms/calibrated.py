@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,7 @@ from torch import Generator, Tensor, nn
 from workbench.core.context import Context
 from workbench.core.params import param
 from workbench.core.values import AlgorithmInfo
-from workbench.learn import base_classes, examples, forms, functional, heads, logistic, registry, supervised
+from workbench.learn import base_classes, examples, forms, functional, heads, logistic, pairs, registry, supervised
 from workbench.learn.protocol import (
     Adapted,
     At,
@@ -181,29 +181,28 @@ class Calibrated(forms.FixedTrunk):
         features = self._features(s, support.x) if support.features is None else support.features
         p, y, ways = self.p, support.y, support.ways
         x = powered(features, p.power)
-        rows, labels, weights, basis = x, y, heads.balanced(y, ways, x), None
-        if p.samples and p.weight:
-            rows, basis, drawn, drawn_y = self.drawn(s, x, y, ways, ctx)
-            more = heads.balanced(drawn_y, ways, x) * (len(y) / len(drawn_y))
-            rows, labels = torch.cat([rows, drawn]), torch.cat([y, drawn_y])
-            weights = torch.cat([(1 - p.weight) * weights, p.weight * more])
-        weight, bias = logistic.fit(F.normalize(rows, dim=1), labels, ways, c=p.c, ctx=ctx, weights=weights)
-        weight = examples.from_span(weight.T, basis).T.contiguous()
+        weights = heads.balanced(y, ways, x)
+        if not (p.samples and p.weight):
+            weight, bias = logistic.fit(F.normalize(x, dim=1), y, ways, c=p.c, ctx=ctx, weights=weights)
+            return Adapted({"weight": weight, "bias": bias}, ways)
+        drawn = self.drawn(s, x, y, ways, ctx)
+        rows = drawn.rows()
+        labels = torch.cat([y, y.repeat_interleave(drawn.most)])
+        weights = torch.cat([(1 - p.weight) * weights, p.weight * drawn.weights(y, ways).flatten()]).double()
+        weight, bias = logistic.fit_rows(rows, labels, ways, c=p.c, ctx=ctx, weights=weights)
+        weight = examples.from_span(weight.T, drawn.basis).T.contiguous()
         return Adapted({"weight": weight.to(x), "bias": bias.to(x)}, ways)
 
-    def drawn(
-        self, s: State, x: Tensor, y: Tensor, ways: int, ctx: Context
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """The examples, a basis, features drawn for them, and their labels.
+    def drawn(self, s: State, x: Tensor, y: Tensor, ways: int, ctx: Context) -> Drawn:
+        """The examples and features drawn for them.
 
-        Each class gets the same number of features, as near as its examples divide it. Examples ``[S, r]`` and drawn
-        features ``[m', r]`` are float64 coordinates in the basis ``[D, r]`` (``None``: they are features as they are).
-        Where the source classes share a covariance all examples share their noise, and with their means it spans few
-        of 1600 dimensions (see ``examples.in_span``).
+        Each class gets the same number of features, as near as its examples divide it. Where the source classes share
+        a covariance all examples share their noise, and with their means it spans few of 1600 dimensions (see
+        ``examples.in_span``).
         """
         shots = heads.one_hot(y, ways, x).sum(0)
-        counts = (self.p.samples / shots[y]).round().clamp_min(1).long().tolist()
-        most = max(counts)
+        counts = (self.p.samples / shots[y]).round().clamp_min(1).long()
+        most = int(counts.max())
         means: list[Tensor] = []
         noises: list[Tensor] = []
         if NOISE in s.memory:
@@ -218,14 +217,49 @@ class Calibrated(forms.FixedTrunk):
                 means.append(mean)
                 last = root
         parts, basis = examples.in_span(torch.cat([x, torch.stack(means), *noises]).double())
-        known, middle, noise = parts[: len(x)], parts[len(x) : 2 * len(x)], parts[2 * len(x) :]
-        noise = noise.view(len(noises), most, -1).expand(len(x) if len(noises) == 1 else -1, -1, -1)
-        drawn = torch.cat([middle[i] + noise[i, :n] for i, n in enumerate(counts)])
-        return known, basis, drawn, y.repeat_interleave(torch.tensor(counts, device=y.device))
+        known, middle, noise = torch.split(parts, [len(x), len(x), len(noises) * most])
+        return Drawn(known, middle, noise.view(len(noises), most, -1), counts, basis)
 
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The power, and the linear layer on features of length 1."""
         return PoweredHead(self.p.power, a.tensors["weight"], a.tensors["bias"])
+
+
+class Drawn(NamedTuple):
+    """Examples and what is drawn for them, in float64 coordinates.
+
+    Attributes:
+        known: the examples ``[S, r]``.
+        means: ``mu'`` of each ``[S, r]``.
+        noise: ``[S, m, r]``, or ``[1, m, r]`` where all examples share theirs.
+        counts: how many of the ``m`` each example draws ``[S]``.
+        basis: what the coordinates refer to ``[D, r]``; ``None``: they are features as they are.
+    """
+
+    known: Tensor
+    means: Tensor
+    noise: Tensor
+    counts: Tensor
+    basis: Tensor | None
+
+    @property
+    def most(self) -> int:
+        """``m``."""
+        return self.noise.shape[1]
+
+    def rows(self) -> logistic.Rows:
+        """All of length 1: the examples, then ``m`` for each example; those beyond its count are to weigh nothing."""
+        known = F.normalize(self.known, dim=1)
+        if len(self.noise) == 1:
+            return pairs.UnitSums(known, self.means, self.noise[0])
+        drawn = (self.means[:, None] + self.noise).flatten(0, 1)
+        return logistic.Table(torch.cat([known, F.normalize(drawn, dim=1)]))
+
+    def weights(self, y: Tensor, ways: int) -> Tensor:
+        """``[S, m]`` of features drawn for examples of the classes ``y``: ``S`` in all, every class counting alike."""
+        of_class = heads.one_hot(y, ways, self.known)
+        each = len(y) / (ways * (self.counts.to(of_class) @ of_class)[y])
+        return each[:, None] * (torch.arange(self.most, device=y.device) < self.counts[:, None])
 
 
 def powered(features: Tensor, power: float) -> Tensor:
