@@ -1,7 +1,8 @@
-"""Numbers and times in words, for every room alike."""
+"""Numbers and times in words, and text of a person as such, for every room alike."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 
 from PySide6.QtCore import QCoreApplication
@@ -75,3 +76,8 @@ def number(value: object) -> float | None:
 def signed(value: float) -> str:
     """Three digits behind the point, with a true minus."""
     return f"{value + 0.0:.3f}".replace("-0.000", "0.000").replace("-", "−")
+
+
+def plain(text: str) -> str:
+    """Text for a tooltip, which has no plain-text switch: what looks like markup is shown, never obeyed."""
+    return f"<span>{html.escape(text)}</span>".replace("\n", "<br>") if "<" in text or "&" in text else text

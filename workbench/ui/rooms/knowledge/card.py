@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
-from workbench.ui.rooms.knowledge.faces import plain
 from workbench.ui.widgets.controls import Chip, button, clear_layout, label, line
 from workbench.ui.widgets.elided import Elided
 from workbench.ui.widgets.figures import Figure
 from workbench.ui.widgets.panel import Panel, scroll
+from workbench.ui.widgets.words import plain
 
 
 class EntryCard(Panel):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-
 from PySide6.QtCore import QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 
@@ -27,11 +25,6 @@ def draw_face(painter: QPainter, rect: QRectF, task: KnownTask, index: int, thum
     side = min(14.0, rect.width() * 0.5)
     c = rect.center()
     theme.draw_marker(painter, QRectF(c.x() - side / 2, c.y() - side / 2, side, side), index)
-
-
-def plain(text: str) -> str:
-    """Text for a tooltip: what looks like markup is shown, never obeyed."""
-    return f"<span>{html.escape(text)}</span>".replace("\n", "<br>")
 
 
 MIDDLE = Qt.AlignmentFlag.AlignVCenter

@@ -10,8 +10,9 @@ from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
 from workbench.core.paths import display
 from workbench.services.overview import Atlas
 from workbench.ui import theme
-from workbench.ui.rooms.knowledge.faces import MIDDLE, draw_face, plain
+from workbench.ui.rooms.knowledge.faces import MIDDLE, draw_face
 from workbench.ui.widgets.thumbs import Thumbs
+from workbench.ui.widgets.words import plain
 
 CELL_WIDE, CELL_HIGH = 42, 30
 _GAP = 2

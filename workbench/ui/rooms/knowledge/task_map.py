@@ -9,7 +9,6 @@ from PySide6.QtCore import QEvent, QPoint, QPointF, QRect, QRectF, Qt, Signal
 from PySide6.QtGui import (
     QColor,
     QFocusEvent,
-    QFont,
     QFontMetricsF,
     QHelpEvent,
     QKeyEvent,
@@ -25,10 +24,12 @@ from workbench.core.paths import display
 from workbench.core.values import EntryId
 from workbench.services.overview import Atlas, KnownTask
 from workbench.ui import theme
-from workbench.ui.rooms.knowledge.faces import draw_face, plain
+from workbench.ui.rooms.knowledge.faces import draw_face
 from workbench.ui.rooms.knowledge.rows import counted
 from workbench.ui.rooms.knowledge.spread import evened, spread, tied, towards
+from workbench.ui.widgets.task_marks import draw_taught, name_font
 from workbench.ui.widgets.thumbs import Thumbs
+from workbench.ui.widgets.words import plain
 
 _NODE, _CHOSEN = 32, 44
 _GRID = 88
@@ -167,7 +168,7 @@ class TaskMap(QWidget):
         for i in [*(i for i in range(len(tasks)) if i != at), *([at] if at >= 0 else [])]:
             self._node(painter, i, chosen=i == at)
         if self.atlas.taught is not None:
-            self._taught(painter, self._points[-1])
+            draw_taught(painter, self._points[-1], 11)
         self._names(painter)
 
     def _grid(self, painter: QPainter) -> None:
@@ -200,20 +201,11 @@ class TaskMap(QWidget):
             painter.setPen(QPen(QColor(t.accent), 2))
             painter.drawRoundedRect(box.adjusted(-5, -5, 5, 5), 10, 10)
 
-    def _taught(self, painter: QPainter, at: QPointF) -> None:
-        t = theme.tokens()
-        painter.setPen(QPen(QColor(t.accent), 2))
-        painter.setBrush(QColor(t.plot_background))
-        painter.drawEllipse(at, 11, 11)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(t.accent))
-        painter.drawEllipse(at, 5, 5)
-
     def _names(self, painter: QPainter) -> None:
         t, at = theme.tokens(), self._index()
         for box, text, i in self.names():
             own = i >= 0 and self._entry in self.atlas.tasks[i].entries
-            painter.setFont(_font(strong=i < 0 or i == at))
+            painter.setFont(name_font(strong=i < 0 or i == at))
             if i < 0:
                 painter.setPen(Qt.PenStyle.NoPen)
                 painter.setBrush(QColor(t.surface))
@@ -243,7 +235,7 @@ class TaskMap(QWidget):
         found: list[tuple[QRectF, str, int]] = []
         inside = QRectF(self.rect()).adjusted(4, 2, -4, -2)
         for i, name, point, half in wanted:
-            metrics = QFontMetricsF(_font(strong=i < 0 or i == at))
+            metrics = QFontMetricsF(name_font(strong=i < 0 or i == at))
             text = metrics.elidedText(name, Qt.TextElideMode.ElideRight, 190 if i < 0 else 96)
             wide = metrics.horizontalAdvance(text) + 4
             below = QRectF(point.x() - wide / 2, point.y() + half + 3, wide, 18)
@@ -332,10 +324,3 @@ class TaskMap(QWidget):
         if taught is not None:
             lines.append(self.tr("Similarity to the task in Teach: {s}").format(s=f"{taught.similar[i]:.2f}"))
         return "\n".join(lines)
-
-
-def _font(*, strong: bool) -> QFont:
-    font = theme.font("caption")
-    if strong:
-        font.setWeight(font.Weight.DemiBold)
-    return font

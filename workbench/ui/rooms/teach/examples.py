@@ -25,6 +25,7 @@ from workbench.core.values import ClassId, ImageRef
 from workbench.ui import icons, theme
 from workbench.ui.rooms.teach.carrying import start_drag
 from workbench.ui.widgets.thumbs import Thumbs, draw_thumb
+from workbench.ui.widgets.words import plain
 
 _GAP = 4
 _LINES = 3
@@ -360,10 +361,3 @@ class ExampleGrid(QWidget):
                 QToolTip.hideText()
             return True
         return super().event(event)
-
-
-def plain(text: str) -> str:
-    """Text for a tooltip, which has no plain-text switch: what looks like markup is shown, never obeyed."""
-    import html
-
-    return f"<span>{html.escape(text)}</span>".replace("\n", "<br>") if "<" in text or "&" in text else text

@@ -7,7 +7,7 @@ from PySide6.QtGui import QFocusEvent, QFontMetrics, QKeyEvent, QMouseEvent
 from PySide6.QtWidgets import QLineEdit, QWidget
 
 from workbench.ui import theme
-from workbench.ui.rooms.teach.examples import plain
+from workbench.ui.widgets.words import plain
 
 
 class NameField(QLineEdit):
@@ -75,7 +75,7 @@ class NameField(QLineEdit):
         self.setCursorPosition(0)
         self.setCursor(Qt.CursorShape.IBeamCursor)
         self.setAccessibleName(self.tr("Name of the class {name}").format(name=self._name))
-        self.setToolTip(plain(self._name) + "\n" + self.tr("Click or F2: rename"))
+        self.setToolTip(plain(f"{self._name}\n{self.tr('Click or F2: rename')}"))
         self._fit()
 
     def _fit(self) -> None:

@@ -9,11 +9,11 @@ from PySide6.QtWidgets import QAbstractItemView, QListView, QToolTip, QWidget
 from workbench.core.paths import display
 from workbench.core.values import ImageRef
 from workbench.ui.rooms.teach.carrying import QUERIES, start_drag
-from workbench.ui.rooms.teach.examples import plain
 from workbench.ui.rooms.teach.overlay_bar import OverlayBar
 from workbench.ui.rooms.teach.query_model import QueryModel
 from workbench.ui.rooms.teach.query_rows import ROW, Geometry, QueryDelegate, distance
 from workbench.ui.widgets.thumbs import Thumbs
+from workbench.ui.widgets.words import plain
 
 _Index = QModelIndex | QPersistentModelIndex
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QFont, QFontMetricsF, QHelpEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFontMetricsF, QHelpEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from workbench.services.teach import MapPoint
 from workbench.ui import theme
-from workbench.ui.rooms.teach.examples import plain
+from workbench.ui.widgets.task_marks import draw_taught, name_font
+from workbench.ui.widgets.words import plain
 
 _NEAREST = 2
 _NAMED = 4
@@ -69,14 +70,9 @@ class TaskMap(QWidget):
         for point in sources:
             c = self._at(point)
             theme.draw_marker(painter, QRectF(c.x() - _SIDE / 2, c.y() - _SIDE / 2, _SIDE, _SIDE), order[point.name])
-        painter.setPen(QPen(QColor(t.accent), 2))
-        painter.setBrush(QColor(t.plot_background))
-        painter.drawEllipse(here, 9, 9)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(t.accent))
-        painter.drawEllipse(here, 4.5, 4.5)
+        draw_taught(painter, here, 9)
         for place, text, accent in self.names():
-            painter.setFont(_font(accent))
+            painter.setFont(name_font(strong=accent))
             painter.setPen(QColor(t.accent if accent else t.secondary))
             painter.drawText(place, Qt.AlignmentFlag.AlignCenter, text)
 
@@ -92,7 +88,7 @@ class TaskMap(QWidget):
         wanted = [(here, 12.0, self.tr("this task"), True)]
         wanted += [(self._at(p), 6.0, p.name, False) for p in sources[:_NAMED]]
         for at, gap, name, accent in wanted:
-            metrics = QFontMetricsF(_font(accent))
+            metrics = QFontMetricsF(name_font(strong=accent))
             text = metrics.elidedText(name, Qt.TextElideMode.ElideRight, 110)
             places = self._places(at, gap, metrics.horizontalAdvance(text) + 2)
             if not places:
@@ -127,10 +123,3 @@ class TaskMap(QWidget):
             QToolTip.showText(event.globalPos(), plain(said) if said else "", self)
             return True
         return super().event(event)
-
-
-def _font(accent: bool) -> QFont:
-    font = theme.font("caption")
-    if accent:
-        font.setWeight(font.Weight.DemiBold)
-    return font

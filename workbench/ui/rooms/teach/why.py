@@ -12,12 +12,12 @@ from workbench.core.teach import TeachTask
 from workbench.core.values import Candidate, TaskClass
 from workbench.services.teach import TeachResult
 from workbench.ui import theme
-from workbench.ui.rooms.teach.examples import plain
 from workbench.ui.rooms.teach.task_map import TaskMap
 from workbench.ui.rooms.teach.view import interval
 from workbench.ui.widgets.controls import button, draw_bar, label, line
 from workbench.ui.widgets.figures import Figure, Whisker
 from workbench.ui.widgets.panel import scroll
+from workbench.ui.widgets.words import plain
 
 _SHOWN = 4
 
