@@ -32,12 +32,14 @@ def test_all_examples_are_seen_in_one_pass_as_under_the_network_that_was_made_of
     k = loaded(trained, "proto")
     x, recipe = examples(classes, k), Recipe(k.id, layer, "norm", "ridge")
     kept = torch.arange(12) % 4 != 1
-    found = recasting.measuring(k, recipe, x)(kept)
+    found = recasting.measuring(k, recipe, x, x[:0])(kept)
     expected = knowledge.plain_embedding(recasting.recast(k, recipe, x[kept]), x, CTX)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     other = x.clone()
     other[~kept] = torch.randn(other[~kept].shape, generator=generator(0))
-    torch.testing.assert_close(recasting.measuring(k, recipe, other)(kept)[kept], found[kept], rtol=1e-4, atol=1e-5)
+    again = recasting.measuring(k, recipe, other, x[:2])(kept)
+    torch.testing.assert_close(again[:12][kept], found[kept], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again[12:], found[:2], rtol=1e-4, atol=1e-5, msg="what follows is never measured")
 
 
 def looked(project, classes, monkeypatch, kind=NORM):
@@ -82,10 +84,10 @@ def test_what_is_gone_has_no_share_in_anything(trained, classes, monkeypatch) ->
     other[gone] = torch.randn(other[gone].shape, generator=generator(0))
 
     def answers(pictures: torch.Tensor, forget: bool = False) -> torch.Tensor:
-        see = recasting.measuring(k, seen.recipe, pictures)
+        see = recasting.measuring(k, seen.recipe, pictures, pictures[:0])
         if forget:
             plain, see = see, lambda kept: plain(kept | gone)
-        found = made.left_out(made.Made(lambda _: k, see, "ridge"), y, 3, names, CTX, gone)
+        found = made.judged(made.Made(lambda _: k, see, "ridge"), y, 3, names, CTX, gone=gone)
         assert found.rows.tolist() == torch.nonzero(~gone).flatten().tolist()
         return found.logits
 
@@ -100,12 +102,12 @@ def test_heads_without_a_closed_form_are_asked_alike(trained, classes, own) -> N
     k, f, y = seen.knowledge, seen.support.features, seen.support.y
     names = [str(i) for i in range(12)]
     fixed = made.Made(lambda _: k, lambda _: f)
-    found = made.left_out(fixed, y, 3, names, CTX)
+    found = made.judged(fixed, y, 3, names, CTX)
     for i, logits in zip(found.rows.tolist(), found.logits, strict=True):
         rest = torch.arange(12) != i
         adapted = k.algorithm.adapt(k.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
         expected = k.algorithm.head(k.state, adapted)(f[i : i + 1])[0]
-        torch.testing.assert_close(logits.log_softmax(0), expected.log_softmax(0), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(logits.float().log_softmax(0), expected.log_softmax(0), rtol=1e-3, atol=1e-3)
     together = made.in_parts(fixed, y, 3, names, 4, CTX)
     assert together.rows.tolist() == list(range(12))
     order = seen.left_out.rows.argsort()

@@ -15,9 +15,9 @@ from workbench.transfer.recipes import CLOSED, LeftOut, answers, gathered, judge
 GONE = torch.tensor([i in {1, 7, 9} for i in range(len(Y))])
 
 
-def without(head, x, groups=None, gone=GONE, part=None):
+def without(head, x):
     centre = CENTRE if head == "simpleshot" else None
-    return nested.losses_without(x, Y, 3, head, [masks(Y, 3, groups, gone=gone)], centre, part)[0]
+    return nested.losses_without(x, Y, 3, head, [masks(Y, 3, gone=GONE)], centre)[0]
 
 
 @pytest.mark.parametrize("head", CLOSED)
@@ -40,24 +40,10 @@ def test_the_losses_without_a_part_are_those_of_a_task_that_never_had_it(head):
 def test_without_a_part_each_answer_is_that_of_the_head_fitted_without_both(head):
     keep, asked = masks(Y, 3, VIEWS, gone=GONE)
     centre = CENTRE if head == "simpleshot" else None
-    z = answers(features(), Y, 3, head, keep, asked, centre, None)
+    z = answers(features(), Y, 3, head, keep, centre)
     assert not bool((keep & GONE).any() or (asked & GONE).any())
     for k, a, own in zip(keep, asked, z, strict=True):
         alike(own[a], refitted(head, features(), Y, 3, k, a), 1e-8)
-
-
-def test_each_example_is_asked_about_under_the_features_that_its_part_had_no_share_in():
-    x = torch.stack([features(seed=s) for s in range(3)])
-    part = torch.arange(len(Y)) % 3
-    found = left_out(x, Y, 3, "ridge", part=part)
-    for p in range(3):
-        own = left_out(x[p], Y, 3, "ridge")
-        here = torch.nonzero(part == p).flatten()
-        torch.testing.assert_close(found.logits[:, here], own.logits[:, here])
-    strange = x.clone()
-    strange[1] = -strange[1]
-    other = left_out(strange, Y, 3, "ridge", part=part).logits
-    assert torch.equal(other[:, part != 1], found.logits[:, part != 1])
 
 
 def test_answers_are_put_in_order_whatever_the_number_of_ways_to_part_them():
@@ -84,6 +70,20 @@ def test_parts_lack_some_of_every_class_and_every_copy():
     assert copies.tolist() == [True, False], "no class loses its last example"
 
 
+@pytest.mark.parametrize("head", CLOSED)
+def test_a_part_is_gone_in_all_its_views(head):
+    """Views follow the pictures; what is hidden is so in every view, and a picture's loss is the mean of its own."""
+    x = torch.cat([features(), features() + 0.1 * features(seed=1)])
+    y, names = Y.repeat(2), list(range(len(Y))) * 2
+    masked = [masks(y, 3, names, gone=GONE.repeat(2))]
+    found = nested.losses_without(x, y, 3, head, masked, views=2)[0]
+    assert torch.equal(torch.isnan(found), GONE)
+    strange = x.clone()
+    strange[GONE.repeat(2)] = 50.0
+    other = nested.losses_without(strange, y, 3, head, masked, views=2)[0]
+    torch.testing.assert_close(other, found, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
 def simulated(count: int, seed: int, shots: int, ways: int, candidates: int):
     """Features of nothing but chance: whatever is chosen answers new pictures by chance."""
     gen = generator(seed)
@@ -100,7 +100,7 @@ def curse(gone: bool, shots: int, count: int = 50, ways: int = 3, candidates: in
         usual = torch.stack([judged(left_out(x, y, ways, "simpleshot"), y).losses for x in xs])
         right = []
         for x in xs:
-            z = answers(x, y, ways, "simpleshot", ~out, out, None, None)
+            z = answers(x, y, ways, "simpleshot", ~out)
             right.append(z[part, torch.arange(len(y))].argmax(1) == y)
         chosen = int(usual.mean(1).argmin())
         hidden, asked = nested.hidden(y, ways, range(len(y)), shots)

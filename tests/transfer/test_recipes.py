@@ -10,7 +10,8 @@ from tests.learn.tasks import tiny_backbone
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.core.values import EntryId
-from workbench.learn import registry
+from workbench.learn import heads, registry
+from workbench.learn.influence import Centroids, UnitRidge
 from workbench.learn.protocol import Setting, State, Support, generator
 from workbench.transfer import recipes
 from workbench.transfer.recipes import CLOSED, KINDS, LeftOut, Recipe, judged, left_out, masks, menu
@@ -215,3 +216,34 @@ def test_a_menu_is_short_and_begins_with_the_entries_as_they_are():
     assert len({r.words for r in one}) == len(one)
     with pytest.raises(ValueError, match="own trunk"):
         Recipe(EntryId("a"), layer="previous")
+
+
+def test_a_picture_in_several_views_counts_once():
+    """Its loss is the mean over its views and its logits are the first's; views make no temperature surer."""
+    y, x = Y.repeat(3), torch.cat([features(seed=s) for s in (0, 1, 2)])
+    names = list(range(len(Y))) * 3
+    found = left_out(x, y, 3, "ridge", names)
+    seen = judged(found, y, views=3)
+    assert seen.rows.tolist() == list(range(len(Y)))
+    torch.testing.assert_close(seen.logits, found.logits[0][: len(Y)])
+    each = F.cross_entropy(found.logits[0] / seen.temperature, y, reduction="none")
+    torch.testing.assert_close(seen.losses, (each[:11] + each[11:22] + each[22:]) / 3)
+    thrice = LeftOut(found.rows, torch.cat([found.logits[:, : len(Y)]] * 3, 1))
+    once = judged(LeftOut(torch.arange(len(Y)), found.logits[:, : len(Y)]), Y)
+    assert judged(thrice, y, views=3).temperature == once.temperature
+    assert judged(thrice, y).temperature != once.temperature, "or else as if there were three times as many pictures"
+
+
+@pytest.mark.parametrize("form", [Centroids(features(), 0.7), UnitRidge(features(), 0.2, 3.0)])
+def test_a_head_that_was_learnt_is_fitted_to_what_each_mask_keeps(form):
+    keep, asked = masks(Y, 3)
+    z = recipes.answers(features(), Y, 3, form, keep)
+    for k, a, own in zip(keep, asked, z, strict=True):
+        if isinstance(form, Centroids):
+            centres = torch.stack([form.x[k & (c == Y)].mean(0) for c in range(3)])
+            expected = -form.scale * (form.x[a][:, None] - centres[None]).square().sum(2)
+        else:
+            x = F.normalize(form.x, dim=1)
+            weights = heads.ridge(x[k], F.one_hot(Y[k], 3).double(), 0.2, heads.balanced(Y[k], 3, x))
+            expected = 3.0 * x[a] @ weights
+        alike(own[a], expected, 1e-8)

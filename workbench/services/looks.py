@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,9 +23,10 @@ from workbench.learn.features import FeatureCache
 from workbench.learn.influence import at_once
 from workbench.learn.protocol import Support
 from workbench.services import knowledge as known
-from workbench.services import made
+from workbench.services import made, views
 from workbench.services.knowledge import Knowledge
 from workbench.services.made import Made
+from workbench.transfer import recipes
 from workbench.transfer.estimate import estimate
 from workbench.transfer.rank import Option
 from workbench.transfer.recipes import Recipe
@@ -59,6 +61,7 @@ class Seen:
         gain: what past tasks make one expect of it, in accuracy over the default.
         most: what its similarities count as at most.
         made: how its network was made of the examples, ``None`` for one that they had no share in.
+        views: features ``[V S, D]`` of altered views of the examples, where these are few (``services/views.py``).
     """
 
     knowledge: Knowledge
@@ -74,11 +77,21 @@ class Seen:
     gain: float = 0.0
     most: float = 1.0
     made: Made | None = None
+    views: Tensor | None = None
 
     @property
     def gradient_based(self) -> bool:
         """Whether it adapts by gradient steps."""
         return "gradient-based" in self.knowledge.algorithm.info.tags
+
+    @property
+    def shown(self) -> tuple[Tensor, Tensor, int]:
+        """Features of the examples and then of their views, labels of both, and in how many views each is shown."""
+        y = self.support.y
+        if self.views is None:
+            return self.embedding, y, 1
+        n = 1 + len(self.views) // len(y)
+        return torch.cat([self.embedding, self.views]), y.repeat(n), n
 
     @property
     def likeness(self) -> float:
@@ -161,7 +174,7 @@ def remember(key: tuple[object, ...], seen: Seen) -> Seen:
 
 
 def _bytes(seen: Seen) -> int:
-    tensors = (seen.support.x, seen.embedding, seen.unlabelled)
+    tensors = (seen.support.x, seen.embedding, seen.unlabelled, seen.views)
     return sum(t.nbytes for t in tensors if t is not None)
 
 
@@ -192,7 +205,11 @@ def look(
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
     start = knowledge.figures["temperature"]
     no_losses, unlabelled = embedding.new_zeros(0), known.unlabelled_of(knowledge, used, cache, ctx)
-    return remember(key, Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled))
+    seen = Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled)
+    if knowledge.cacheable and unlabelled is None and views.wanted(classes):
+        images = tuple(i for c in classes for i in c.images)
+        seen = replace(seen, views=views.embed(knowledge, images, cache, ctx))
+    return remember(key, seen)
 
 
 def try_on(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRef, ...], ctx: Context) -> Seen:
@@ -204,17 +221,31 @@ def try_on(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRe
     k, support = seen.knowledge, seen.support
     if seen.gradient_based:
         ctx.status(f"Trying {k.name} on examples left out")
-    folds = _SLOW_FOLDS if seen.gradient_based else _MANY_FOLDS if len(support.y) > _ONE_BY_ONE else None
     pictures = [image.sha256 for c in classes for image in c.images]
+    if seen.made is not None or seen.views is not None:
+        found = _judged(seen, pictures, ctx)
+        left_out = HeldOut(found.rows, found.logits.float(), None)
+        temperature, losses = found.temperature, found.losses.float()
+        return remember(key, replace(seen, left_out=left_out, temperature=temperature, losses=losses))
+    folds = _SLOW_FOLDS if seen.gradient_based else _MANY_FOLDS if len(support.y) > _ONE_BY_ONE else None
     plain = folds is None and seen.unlabelled is None and len(set(pictures)) == len(pictures)
-    left_out = at_once(k.algorithm, k.state, support) if plain and seen.made is None else None
-    if seen.made is not None:
-        left_out = made.left_out(seen.made, support.y, support.ways, pictures, ctx)
-    elif left_out is None:
-        left_out = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
+    held = at_once(k.algorithm, k.state, support) if plain else None
+    if held is None:
+        held = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
     temperature = seen.temperature
-    y = support.y[left_out.rows]
+    y = support.y[held.rows]
     if len(y):
-        temperature = fit_temperature(left_out.logits, y, temperature)
-    losses = F.cross_entropy(left_out.logits / temperature, y, reduction="none")
-    return remember(key, replace(seen, left_out=left_out, temperature=temperature, losses=losses))
+        temperature = fit_temperature(held.logits, y, temperature)
+    losses = F.cross_entropy(held.logits / temperature, y, reduction="none")
+    return remember(key, replace(seen, left_out=held, temperature=temperature, losses=losses))
+
+
+def _judged(seen: Seen, pictures: Sequence[str], ctx: Context) -> recipes.Judged:
+    """Of a network that was made of the examples, or of an entry's own head on the examples and views of them."""
+    k, support = seen.knowledge, seen.support
+    if seen.made is not None:
+        return made.judged(seen.made, support.y, support.ways, pictures, ctx, seen.temperature)
+    features, y, n = seen.shown
+    keep, asked = recipes.masks(y, support.ways, list(pictures) * n)
+    z = made.own_answers(k, features, y, support.ways, keep, asked, ctx)
+    return recipes.judged(recipes.gathered(z, asked), y, seen.temperature, n)

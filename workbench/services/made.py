@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.context import Context
-from workbench.learn.calibrate import HeldOut, held_out
-from workbench.learn.influence import at_once
+from workbench.learn.calibrate import HeldOut
 from workbench.learn.protocol import Support
 from workbench.services.knowledge import Knowledge
 from workbench.transfer import nested, recipes
@@ -31,13 +30,15 @@ class Made:
 
     Attributes:
         make: the knowledge that comes of those that are kept ``[S]`` bool.
-        see: features of all examples ``[S, D]`` under it.
-        head: the closed form of its head, ``None`` where that has none.
+        see: features of all examples ``[S, D]`` under it, and of their views where there are any ``[views * S, D]``.
+        head: the closed form of its head, ``None`` for an entry's own.
+        views: in how many each example is seen, itself included; see ``recipes.judged``.
     """
 
     make: Callable[[Tensor], Knowledge]
     see: Callable[[Tensor], Tensor]
     head: recipes.Head | None = None
+    views: int = 1
 
 
 def once(see: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -58,9 +59,15 @@ def few(counts: Sequence[int]) -> bool:
     return max(counts) <= recipes.ONE_BY_ONE and sum(counts) <= MOST
 
 
-def left_out(
-    made: Made, y: Tensor, ways: int, pictures: Sequence[str], ctx: Context, gone: Tensor | None = None
-) -> HeldOut:
+def judged(
+    made: Made,
+    y: Tensor,
+    ways: int,
+    pictures: Sequence[str],
+    ctx: Context,
+    start: float = 1.0,
+    gone: Tensor | None = None,
+) -> recipes.Judged:
     """Answers to each example that can be left out, under networks and heads that it had no share in.
 
     Args:
@@ -69,33 +76,55 @@ def left_out(
         ways: ``N``.
         pictures: per example, which one it shows.
         ctx: checked between networks.
+        start: temperature that few answers are held near.
         gone: ``[S]`` bool, examples that are as if they had never been there.
     """
     part, out = nested.parts(y, ways, pictures, recipes.ONE_BY_ONE)
     here = torch.ones_like(y, dtype=torch.bool) if gone is None else ~gone
-    seen = []
-    for away in out:
+    n = made.views
+    shown, names = y.repeat(n), list(pictures) * n
+    keep, asked = recipes.masks(shown, ways, names, gone=(~here).repeat(n))
+    z = torch.zeros(len(keep), len(shown), ways, dtype=torch.float64)
+    for p, away in enumerate(out):
         ctx.check()
-        seen.append(made.see(here & ~away))
-    if made.head is not None:
-        keep, asked = recipes.masks(y, ways, pictures, gone=gone)
-        z = recipes.answers(torch.stack(seen), y, ways, made.head, keep, asked, None, part)
-        found = recipes.gathered(z, asked)
-        return HeldOut(found.rows, found.logits.mean(0).float(), None)
-    logits = torch.zeros(len(y), ways)
-    answered = torch.zeros_like(here)
-    index = torch.nonzero(here).flatten()
-    for p, f in enumerate(seen):
-        k = made.make(here & ~out[p])
-        support = Support(f[here], y[here], ways, f[here])
-        names = [pictures[i] for i in index.tolist()]
-        plain = at_once(k.algorithm, k.state, support) if len(set(names)) == len(names) else None
-        one = held_out(k.algorithm, k.state, support, ctx, None, names) if plain is None else plain
-        rows = index[one.rows]
-        own = part[rows] == p
-        logits[rows[own]], answered[rows[own]] = one.logits[own].detach().float(), True
-    rows = torch.nonzero(answered).flatten()
-    return HeldOut(rows, logits[rows], None)
+        own = asked & (part.repeat(n) == p)
+        some = own.any(1)
+        if not some.any():
+            continue
+        features = made.see(here & ~away)
+        if made.head is None:
+            answered = own_answers(made.make(here & ~away), features, shown, ways, keep[some], own[some], ctx)
+        else:
+            answered = recipes.answers(features, shown, ways, made.head, keep[some])
+        z[some] = torch.where(own[some][:, :, None], answered, z[some])
+    return recipes.judged(recipes.gathered(z, asked), shown, start, n)
+
+
+def own_answers(
+    knowledge: Knowledge, features: Tensor, y: Tensor, ways: int, keep: Tensor, asked: Tensor, ctx: Context
+) -> Tensor:
+    """``[M, S, N]`` logits of an entry's own head, fitted to what each mask keeps, right where something is asked.
+
+    Args:
+        knowledge: whose features do not depend on the examples.
+        features: ``[S, D]``.
+        y: ``[S]``.
+        ways: ``N``.
+        keep: ``[M, S]`` bool.
+        asked: ``[M, S]`` bool.
+        ctx: checked before each adaptation, where the head has no closed form.
+    """
+    k = knowledge
+    form = getattr(k.algorithm, "classifier", None)
+    if form is not None:
+        return recipes.answers(features, y, ways, form(k.state, features), keep)
+    z = torch.zeros(len(keep), len(y), ways, dtype=torch.float64)
+    for m, (kept, about) in enumerate(zip(keep, asked, strict=True)):
+        ctx.check()
+        adapted = k.algorithm.adapt(k.state, Support(features[kept], y[kept], ways, features[kept]), ctx)
+        with torch.no_grad():
+            z[m, about] = k.algorithm.head(k.state, adapted)(features[about]).double()
+    return z
 
 
 def in_parts(made: Made, y: Tensor, ways: int, pictures: Sequence[str], count: int, ctx: Context) -> HeldOut:
@@ -104,7 +133,7 @@ def in_parts(made: Made, y: Tensor, ways: int, pictures: Sequence[str], count: i
     logits = torch.zeros(len(y), ways)
     for r, away in enumerate(out):
         ctx.check()
-        k, f = made.make(~away), made.see(~away)
+        k, f = made.make(~away), made.see(~away)[: len(y)]
         adapted = k.algorithm.adapt(k.state, Support(f[~away], y[~away], ways, f[~away]), ctx)
         with torch.no_grad():
             logits[part == r] = k.algorithm.head(k.state, adapted)(f[part == r])

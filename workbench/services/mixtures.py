@@ -30,7 +30,7 @@ from workbench.learn.protocol import State
 from workbench.learn.registry import backbone
 from workbench.project.library import Library
 from workbench.services import knowledge as known
-from workbench.services import recasting
+from workbench.services import recasting, views
 from workbench.services.knowledge import Knowledge
 from workbench.services.looks import Seen, UnfitError, key_of, look, recall, remember, try_on
 from workbench.services.made import Made, once
@@ -218,10 +218,9 @@ def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...],
     def make(kept: Tensor) -> Knowledge:
         return on(mixing.restated(network, mixture.trunk, x[kept], recipe.pictures))
 
-    def see(kept: Tensor) -> Tensor:
-        return mixing.measured(network, mixture.trunk, x, recipe.pictures, kept)[1]
-
-    made = Made(make, once(see), "ridge" if closed else None)
+    more = views.inputs(leader.preprocess, classes)
+    see = mixing.measuring(network, mixture.trunk, x, more, recipe.pictures)
+    made = Made(make, once(see), "ridge" if closed else None, (len(x) + len(more)) // len(x))
     return _remembered(key, on(mixing.restated(network, mixture.trunk, x, recipe.pictures)), made)
 
 

@@ -82,16 +82,24 @@ def losses_without(seen: Seen, hidden: Tensor, pictures: Sequence[str], ctx: Con
     if len(y) > _REFITTED or (head == "own" and seen.made is None and fixed):
         found[:, seen.left_out.rows] = seen.losses.double()
         return found.masked_fill(hidden, math.nan)
-    if head != "own" and seen.made is None:
-        masked = [recipes.masks(y, ways, pictures, gone=gone) for gone in hidden]
-        return nested.losses_without(seen.embedding, y, ways, head, masked, recasting.centre_of(k, seen.recipe))
     start = k.figures["temperature"] if head == "own" else 1.0
+    if seen.made is not None:
+        for r, gone in enumerate(hidden):
+            judged = made.judged(seen.made, y, ways, pictures, ctx, start, gone)
+            found[r, judged.rows] = judged.losses
+        return found
+    if head != "own" or seen.views is not None:
+        features, shown, n = seen.shown
+        masked = [recipes.masks(shown, ways, list(pictures) * n, gone=gone.repeat(n)) for gone in hidden]
+        if head == "own":
+            keep, asked = (torch.cat(some) for some in zip(*masked, strict=True))
+            z = made.own_answers(k, features, shown, ways, keep, asked, ctx)
+            return nested.losses_of(z, shown, masked, start=start, views=n)
+        centre = recasting.centre_of(k, seen.recipe)
+        return nested.losses_without(features, shown, ways, head, masked, centre, views=n)
     for r, gone in enumerate(hidden):
         ctx.check()
-        if seen.made is not None:
-            held = made.left_out(seen.made, y, ways, pictures, ctx, gone)
-        else:
-            held = _left_out(seen, gone, pictures, ctx)
+        held = _left_out(seen, gone, pictures, ctx)
         labels = y[held.rows]
         if len(labels):
             logits = held.logits / fit_temperature(held.logits, labels, start)

@@ -85,8 +85,8 @@ def recast(knowledge: Knowledge, recipe: Recipe, x: Tensor | None = None) -> Kno
     )
 
 
-def measuring(knowledge: Knowledge, recipe: Recipe, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """What gives the features ``[S, D]`` of all examples under norms that were measured on those kept ``[S]`` bool.
+def measuring(knowledge: Knowledge, recipe: Recipe, x: Tensor, more: Tensor) -> Callable[[Tensor], Tensor]:
+    """What gives the features of all examples under norms that were measured on those kept ``[S]`` bool.
 
     They are those of :func:`recast` with these examples, in one pass and without a copy of the network.
 
@@ -94,12 +94,13 @@ def measuring(knowledge: Knowledge, recipe: Recipe, x: Tensor) -> Callable[[Tens
         knowledge: as in :func:`recast`.
         recipe: whose adapter is ``norm``.
         x: the examples ``[S, C, H, W]``.
+        more: other pictures ``[n, C, H, W]``, whose features follow those of the examples, ``[S + n, D]``.
     """
     setting = knowledge.algorithm.setting
     key = setting.backbone if recipe.layer == "last" else beginning_of(setting.backbone)
     network = backbone(key).skeleton(setting.channels, setting.size)
     trunk = mixing.trunk_of(network, knowledge.state, knowledge.name)
-    return lambda kept: mixing.measured(network, trunk, x, kept=kept)[1]
+    return mixing.measuring(network, trunk, x, more)
 
 
 def can(knowledge: Knowledge, recipe: Recipe) -> bool:

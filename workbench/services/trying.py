@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from workbench.core.context import Context
-from workbench.core.values import ImageRef, TaskClass
+from workbench.core.values import TaskClass
 from workbench.learn.calibrate import HeldOut
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Support
 from workbench.services import knowledge as known
-from workbench.services import recasting
+from workbench.services import recasting, views
 from workbench.services.knowledge import Knowledge
 from workbench.services.looks import Seen, key_of, recall, remember
-from workbench.services.made import Made, few, left_out, once
+from workbench.services.made import Made, few, judged, once
 from workbench.services.survey import Survey
 from workbench.transfer import recipes
 from workbench.transfer.prior import prior_of
@@ -84,39 +84,39 @@ def _judged(
     y, ways = base.support.y, base.support.ways
     images = tuple(image for c in classes for image in c.images)
     pictures = [image.sha256 for image in images]
-    measured = None
+    seen = replace(base, unlabelled=None, recipe=recipe, views=None)
     if recipe.adapter == "norm":
-        x = known.to_tensor(images, k.preprocess)
-        see = shared.setdefault(replace(recipe, head="ridge"), once(recasting.measuring(k, recipe, x)))
-        measured = Made(lambda kept: recasting.recast(k, recipe, x[kept]), see, recipe.head)
-        features = see(torch.ones_like(y, dtype=torch.bool))
-        held = left_out(measured, y, ways, pictures, ctx)
-        found = recipes.LeftOut(held.rows, held.logits.double()[None])
+        x, more = known.to_tensor(images, k.preprocess), views.inputs(k.preprocess, classes)
+        see = shared.setdefault(replace(recipe, head="ridge"), once(recasting.measuring(k, recipe, x, more)))
+        n = (len(x) + len(more)) // len(x)
+        made = Made(lambda kept: recasting.recast(k, recipe, x[kept]), see, recipe.head, n)
+        seen = replace(seen, made=made)
+        features = see(torch.ones_like(y, dtype=torch.bool))[: len(y)]
+        found = judged(made, y, ways, pictures, ctx)
     else:
-        features = features_of(k, recipe, images, cache, ctx)
-        found = recipes.left_out(features, y, ways, recipe.head, pictures, recasting.centre_of(k, recipe))
-    judged = recipes.judged(found, y)
+        carrier = _carrier(k, recipe)
+        features = known.embed(carrier, images, cache, ctx)
+        if views.wanted(classes):
+            seen = replace(seen, views=views.embed(carrier, images, cache, ctx))
+        seen = replace(seen, embedding=features)
+        shown, labels, n = seen.shown
+        answers = recipes.left_out(shown, labels, ways, recipe.head, pictures * n, recasting.centre_of(k, recipe))
+        found = recipes.judged(answers, labels, views=n)
     seen = replace(
-        base,
+        seen,
         support=Support(features, y, ways, features),
         embedding=features,
-        left_out=HeldOut(judged.rows, judged.logits.float(), None),
-        temperature=judged.temperature,
-        losses=judged.losses.float(),
-        unlabelled=None,
-        recipe=recipe,
-        made=measured,
+        left_out=HeldOut(found.rows, found.logits.float(), None),
+        temperature=found.temperature,
+        losses=found.losses.float(),
     )
     return remember(key, seen)
 
 
-def features_of(
-    knowledge: Knowledge, recipe: Recipe, images: tuple[ImageRef, ...], cache: FeatureCache, ctx: Context
-) -> Tensor:
-    """The features ``[n, D]`` of pictures under a recipe's trunk, which all its heads share."""
+def _carrier(knowledge: Knowledge, recipe: Recipe) -> Knowledge:
+    """Whose trunk gives the features that all heads of a recipe's layer share."""
     plain = recipe.layer == "last" and knowledge.cacheable
-    carrier = knowledge if plain else recasting.recast(knowledge, replace(recipe, head="ridge"))
-    return known.embed(carrier, images, cache, ctx)
+    return knowledge if plain else recasting.recast(knowledge, replace(recipe, head="ridge"))
 
 
 def cast(seen: Seen, classes: tuple[TaskClass, ...]) -> Seen:

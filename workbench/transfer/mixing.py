@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -284,6 +284,17 @@ def measured(
     buffers = {n: t.detach().clone() for n, t in trunk.buffers.items()}
     features = functional.call(asked, trunk.parameters, buffers, x)
     return replace(trunk, buffers=buffers), features
+
+
+def measuring(
+    network: nn.Module, trunk: Trunk, x: Tensor, more: Tensor, pictures: float = PICTURES
+) -> Callable[[Tensor], Tensor]:
+    """What gives the features ``[S + n, D]`` of ``x [S, ...]`` and ``more [n, ...]`` under a trunk that was restated.
+
+    It is asked with what of ``x`` it is restated on, ``[S]`` bool; ``more`` is never measured.
+    """
+    everything, none = torch.cat([x, more]), torch.zeros(len(more), dtype=torch.bool)
+    return lambda kept: measured(network, trunk, everything, pictures, torch.cat([kept, none]))[1]
 
 
 def _pool(layer: nn.Module, seen: norm.Moments, share: float) -> None:

@@ -18,17 +18,22 @@ from torch import Tensor
 from workbench.learn.calibrate import parted
 from workbench.transfer import recipes
 
+Masked = Sequence[tuple[Tensor, Tensor]]
+"""Of each part that is hidden, the :func:`recipes.masks` of the other examples: two ``[M_r, S]`` bools."""
+
 
 def losses_without(
     features: Tensor,
     y: Tensor,
     ways: int,
-    head: recipes.Head,
-    masked: Sequence[tuple[Tensor, Tensor]],
+    head: recipes.Head | recipes.Form,
+    masked: Masked,
     centre: Tensor | None = None,
-    part: Tensor | None = None,
+    *,
+    start: float = 1.0,
+    views: int = 1,
 ) -> Tensor:
-    """Log-loss ``[R, S]`` of each example that can be left out where something is gone already; nan elsewhere.
+    """Log-loss ``[R, S / views]`` of each example that can be left out where something is gone already; nan elsewhere.
 
     What is gone is neither among the examples that a head is fitted to, nor in what the temperature is fitted to, so
     what is chosen by these losses was chosen without it.
@@ -38,18 +43,23 @@ def losses_without(
         y: ``[S]``.
         ways: ``N``.
         head: one of the closed forms.
-        masked: for each of the ``R`` parts that are gone, the :func:`recipes.masks` of the others.
+        masked: of the ``R`` parts that are gone.
         centre: see :func:`recipes.left_out`.
-        part: see :func:`recipes.left_out`.
+        start: see :func:`recipes.judged`.
+        views: see :func:`recipes.judged`.
 
     Raises:
         ValueError: see :func:`recipes.left_out`.
     """
-    keep, asked = (torch.cat(some) for some in zip(*masked, strict=True))
-    z = torch.split(recipes.answers(features, y, ways, head, keep, asked, centre, part), [len(k) for k, _ in masked])
-    found = torch.full((len(masked), len(y)), math.nan, dtype=torch.float64)
-    for r, (own, (_, about)) in enumerate(zip(z, masked, strict=True)):
-        answered = recipes.judged(recipes.gathered(own, about), y)
+    keep = torch.cat([kept for kept, _ in masked])
+    return losses_of(recipes.answers(features, y, ways, head, keep, centre), y, masked, start=start, views=views)
+
+
+def losses_of(z: Tensor, y: Tensor, masked: Masked, *, start: float = 1.0, views: int = 1) -> Tensor:
+    """The same of answers ``[sum of M_r, S, N]`` that there are."""
+    found = torch.full((len(masked), len(y) // views), math.nan, dtype=torch.float64)
+    for r, (own, (_, about)) in enumerate(zip(torch.split(z, [len(k) for k, _ in masked]), masked, strict=True)):
+        answered = recipes.judged(recipes.gathered(own, about), y, start, views)
         found[r, answered.rows] = answered.losses
     return found
 

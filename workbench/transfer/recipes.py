@@ -20,7 +20,6 @@ stays would give the answer away.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -32,6 +31,7 @@ from torch import Tensor
 from workbench.core.values import EntryId
 from workbench.learn.calibrate import fit_temperature
 from workbench.learn.heads import one_hot
+from workbench.learn.influence import Centroids, UnitRidge
 
 Layer = Literal["last", "previous"]
 Adapter = Literal["none", "norm"]
@@ -137,79 +137,74 @@ class Judged(NamedTuple):
     losses: Tensor
 
 
-def judged(found: LeftOut, y: Tensor, start: float = 1.0) -> Judged:
+def judged(found: LeftOut, y: Tensor, start: float = 1.0, views: int = 1) -> Judged:
     """The log-losses of left-out answers under the one temperature that fits them all.
 
     Args:
         found: of :func:`left_out`.
         y: ``[S]``.
         start: temperature that few answers are held near.
+        views: in how many views each picture is shown, one after the other for all pictures: ``S`` is so many times
+            their number. A picture's loss is the mean over its views, its logits are those of the first.
     """
     truth = y[found.rows]
     repeats, _, ways = found.logits.shape
-    temperature = fit_temperature(found.logits.reshape(-1, ways), truth.repeat(repeats), start)
+    weight = 2.0 * views  # the views of a picture say no more of a temperature than one picture does
+    temperature = fit_temperature(found.logits.reshape(-1, ways), truth.repeat(repeats), start, weight)
     losses = torch.stack([F.cross_entropy(z / temperature, truth, reduction="none") for z in found.logits])
-    return Judged(found.rows, found.logits.mean(0), temperature, losses.mean(0))
+    first = len(found.rows) // views
+    each = losses.mean(0).view(views, first).mean(0)
+    return Judged(found.rows[:first], found.logits.mean(0)[:first], temperature, each)
 
 
 def left_out(
     features: Tensor,
     y: Tensor,
     ways: int,
-    head: Head,
+    head: Head | Form,
     groups: Sequence[Hashable] | None = None,
     centre: Tensor | None = None,
     seed: int = 0,
-    part: Tensor | None = None,
 ) -> LeftOut:
     """What a closed-form head says of every example that can be left out, in float64.
 
     One by one up to five examples a class; beyond, a fifth at a time, of every class alike, in three ways to part them.
 
     Args:
-        features: ``[S, D]``; with ``part`` ``[P, S, D]``, those that each part of the examples had no share in.
+        features: ``[S, D]``.
         y: ``[S]`` in ``0..ways-1``.
         ways: ``N``.
-        head: one of the closed forms.
+        head: one of the closed forms, or one that an entry learnt, which has its features already.
         groups: per example, which picture it shows; what shows one picture is left out together.
         centre: ``[D]``, taken off the features by ``simpleshot``; ``None``: nothing is.
         seed: of the parts.
-        part: ``[S]`` in ``0..P-1``, under whose features each example is asked about, where a network was changed by
-            the examples themselves.
 
     Raises:
         ValueError: a head without a closed form, or features that are not finite.
     """
     keep, asked = masks(y, ways, groups, seed)
-    return gathered(answers(features, y, ways, head, keep, asked, centre, part), asked)
+    return gathered(answers(features, y, ways, head, keep, centre), asked)
+
+
+Form = Centroids | UnitRidge
+"""A head that an entry learnt, on features that it was given."""
 
 
 def answers(
-    features: Tensor,
-    y: Tensor,
-    ways: int,
-    head: Head,
-    keep: Tensor,
-    asked: Tensor,
-    centre: Tensor | None,
-    part: Tensor | None,
+    features: Tensor, y: Tensor, ways: int, head: Head | Form, keep: Tensor, centre: Tensor | None = None
 ) -> Tensor:
-    """``[M, S, N]`` logits of a head fitted to what each mask keeps; they count where it asks. See :func:`left_out`."""
+    """``[M, S, N]`` logits for all examples of a head fitted to what each mask keeps; see :func:`left_out`."""
+    if isinstance(head, Centroids):
+        inner, squared = _centroids(head.x.detach().double(), y, ways, keep)
+        return head.scale * (2 * inner - squared)
+    if isinstance(head, UnitRidge):
+        return _ridge(F.normalize(head.x.detach().double(), dim=1), y, ways, keep, head.strength, head.scale)
     if head not in _CLOSED:
         raise ValueError(f"{head} has no closed form")
     x = features.detach().double()
     if not torch.isfinite(x).all():
         raise ValueError("features are not finite")
-    if part is None:
-        return _CLOSED[head](_prepared(x, head, centre), y, ways, keep)
-    z = x.new_zeros(len(keep), len(y), ways)
-    for p, seen in enumerate(x):
-        own = asked & (part == p)
-        some = own.any(1)
-        if some.any():
-            answered = _CLOSED[head](_prepared(seen, head, centre), y, ways, keep[some])
-            z[some] = torch.where(own[some][:, :, None], answered, z[some])
-    return z
+    return _CLOSED[head](_prepared(x, head, centre), y, ways, keep)
 
 
 def gathered(z: Tensor, asked: Tensor) -> LeftOut:
@@ -319,14 +314,14 @@ def _cosine(x: Tensor, y: Tensor, ways: int, keep: Tensor) -> Tensor:
     return SCALE * inner / squared.clamp_min(1e-24).sqrt()
 
 
-def _ridge(x: Tensor, y: Tensor, ways: int, keep: Tensor) -> Tensor:
+def _ridge(x: Tensor, y: Tensor, ways: int, keep: Tensor, strength: float = STRENGTH, scale: float = SCALE) -> Tensor:
     kernel = x @ x.T
     member, count = _members(y, ways, keep, x)
     stay = keep.to(x)
     root = (stay * (stay.sum(1, keepdim=True) / ways) / count[:, y]).sqrt()
-    system = root[:, :, None] * kernel * root[:, None, :] + STRENGTH * torch.eye(len(x), dtype=x.dtype)
+    system = root[:, :, None] * kernel * root[:, None, :] + strength * torch.eye(len(x), dtype=x.dtype)
     weights = torch.linalg.solve(system, root[:, :, None] * member)
-    out: Tensor = SCALE * (kernel @ (root[:, :, None] * weights))
+    out: Tensor = scale * (kernel @ (root[:, :, None] * weights))
     return out
 
 
@@ -367,11 +362,3 @@ _CLOSED: dict[Head, Callable[[Tensor, Tensor, int, Tensor], Tensor]] = {
     "mahalanobis": _mahalanobis,
 }
 CLOSED = tuple(_CLOSED)
-
-
-def per_picture(losses: Tensor, rows: Tensor, groups: Sequence[Hashable]) -> dict[Hashable, float]:
-    """Mean loss of each picture over its views, so that pictures and not views are compared in pairs."""
-    found: dict[Hashable, list[float]] = {}
-    for i, loss in zip(rows.tolist(), losses.tolist(), strict=True):
-        found.setdefault(groups[i], []).append(loss)
-    return {g: math.fsum(v) / len(v) for g, v in found.items()}
