@@ -406,12 +406,17 @@ class TestCaches:
 
     def test_whoever_waits_is_told_which_network_is_looked_with(self, trained, classes, monkeypatch) -> None:
         looks._forget()
-        said, shares = [], []
+        knowledge._forget()
+        said, shares, loading = [], [], []
+        real = knowledge._load
+        monkeypatch.setattr(knowledge, "_load", lambda e, *rest: loading.append((e.name, said[-1:])) or real(e, *rest))
         ctx = Context(on_change=lambda c: said.append(c.status_text) or shares.append(c.progress_now))
         teach(TeachRequest(1, classes, ()), trained, ctx)
         looking = list(dict.fromkeys(s for s in said if s.startswith("Looking with")))
         assert [s.rpartition(" (")[2] for s in looking] == [f"{n} of 6)" for n in range(1, 7)]
         assert "Looking with No transfer (6 of 6)" in looking
+        shortly = [f"Looking with {name} ({n} of 6)" for n, (name, _) in enumerate(loading[-5:], 1)]
+        assert [text for _, [text] in loading[-5:]] == shortly, "reading a deep network takes long, too"
         counted = [(p.done, p.total) for p in shares if p is not None and p.unit == "networks"]
         assert counted == sorted(counted)
         assert set(counted) == {(n, 6) for n in range(7)}

@@ -141,15 +141,20 @@ def load(entry: KnowledgeEntry, path: Path, library: Library) -> Knowledge:
         WorkbenchError: it is damaged, its tensors do not fit its network, or this version lacks its algorithm.
     """
     key = (entry.id, path)
-    found = _kept.entries.get(key)
-    if found is None or found.entry != entry:
-        found = _load(entry, path, library)
-        _kept.entries[key] = found
-        _kept.sizes[key] = found.size
+    if not at_hand(entry, path):
+        _kept.entries[key] = _load(entry, path, library)
+        _kept.sizes[key] = _kept.entries[key].size
+    found = _kept.entries[key]
     _kept.entries.move_to_end(key)
     while len(_kept.entries) > 1 and sum(_kept.sizes[k] for k in _kept.entries) > _KEPT:
         del _kept.sizes[_kept.entries.popitem(last=False)[0]]
     return found
+
+
+def at_hand(entry: KnowledgeEntry, path: Path) -> bool:
+    """Whether :func:`load` would give this thread at once what it kept."""
+    found = _kept.entries.get((entry.id, path))
+    return found is not None and found.entry == entry
 
 
 def _load(entry: KnowledgeEntry, path: Path, library: Library) -> Knowledge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -88,21 +88,21 @@ def survey(
     """
     past = past or Experience()
     wanted, unseen = _short_list(project, classes, choice, past, cache, ctx, named)
-    everything, problems = knowledge_of(project, choice, ctx, named, wanted)
+    library = Library(project)
+    entries = [(e, path) for e, path in _placed(library, named) if wanted is None or e.id in wanted]
+    problems = list(library.problems)
     looked = []
-    for n, knowledge in enumerate(everything):
-        ctx.check()
-        ctx.progress(n, len(everything), "networks")
+    for place, knowledge in _ready(entries, library, choice, problems, ctx):
         try:
             used = unlabelled if knowledge.transductive and choice in {"auto", knowledge.id} else ()
-            seen = look(knowledge, classes, used, cache, ctx, f" ({n + 1} of {len(everything)})")
+            seen = look(knowledge, classes, used, cache, ctx, place)
         except UnfitError as unfit:
             if choice == knowledge.id:
                 raise unfit.error from None
             problems.append(Problem(knowledge.name, unfit.error.why, "ignored"))
             continue
         looked.append(seen)
-    ctx.progress(len(everything), len(everything), "networks")
+    ctx.progress(len(entries) + 1, len(entries) + 1, "networks")
     # the default is always tried: others can replace it only for what they do better on the same examples
     slow = sorted((s for s in looked if s.gradient_based), key=lambda s: (s.knowledge.id != past.default, -s.likeness))
     tried = {id(s) for s in slow[:_SLOW_TRIED]}
@@ -176,34 +176,39 @@ def _placed(library: Library, named: tuple[KnowledgeEntry, Path] | None) -> list
     return entries
 
 
-def knowledge_of(
-    project: Path,
+def _ready(
+    entries: Sequence[tuple[KnowledgeEntry, Path]],
+    library: Library,
     choice: str,
+    problems: list[Problem],
     ctx: Context,
-    named: tuple[KnowledgeEntry, Path] | None = None,
-    wanted: frozenset[EntryId] | None = None,
-) -> tuple[list[Knowledge], list[Problem]]:
-    """Everything known (or ``wanted``), ready to use, and the entries that are not with the reason; see ``survey``.
+) -> Iterator[tuple[str, Knowledge]]:
+    """Entries, each brought to life when it is its turn, and "no transfer", with the place of each in words.
+
+    ``problems`` takes those that cannot be, with the reason.
 
     Raises:
         WorkbenchError: the chosen entry cannot be used.
     """
-    library = Library(project)
-    entries = _placed(library, named)
-    everything, problems = [], list(library.problems)
-    for entry, path in entries:
-        if wanted is not None and entry.id not in wanted:
-            continue
+    like, total = None, len(entries) + 1
+    for n, (entry, path) in enumerate(entries):
         ctx.check()
+        ctx.progress(n, total, "networks")
+        place = f" ({n + 1} of {total})"
+        if not known.at_hand(entry, path):  # a deep network takes longer to read than a plain one to look with
+            ctx.status(f"Looking with {entry.name}{place}")
         try:
-            everything.append(known.load(entry, path, library))
+            knowledge = known.load(entry, path, library)
         except WorkbenchError as error:
             if choice == entry.id:
                 raise
             problems.append(Problem(str(path), error.why, "error"))
-    like = everything[0].preprocess if everything else None
-    everything.append(known.untrained(known.plain_preprocess(like)))
-    return everything, problems
+            continue
+        like = like or knowledge.preprocess
+        yield place, knowledge
+    ctx.check()
+    ctx.progress(total - 1, total, "networks")
+    yield f" ({total} of {total})", known.untrained(known.plain_preprocess(like))
 
 
 def common_examples(seen: Sequence[Seen]) -> tuple[int, ...]:
