@@ -72,8 +72,6 @@ TRAIN = [
     *["--image-size", "28", "--channels", "grey", "--ways", "5-20", "--shots", "1-5", "--queries", "5"],
     *["--minutes", "10", "--seed", str(SEED), "--name", NAME],
 ]
-_README = Path(__file__).parents[2] / "README.md"
-_BEGIN, _END = "<!-- calibration: made by tests.benchmarks.calibration --table -->", "<!-- /calibration -->"
 
 
 class Setup:
@@ -319,20 +317,6 @@ def _cells(part: str, row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return "95 % interval of the accuracy holds the realised one", where, text, f"{COVERED[0]:.2f} to {COVERED[1]:.2f}"
 
 
-def into_readme(lines: Sequence[str]) -> None:
-    """Put the table between its marks in the README.
-
-    Raises:
-        SystemExit: the README has no marks.
-    """
-    text = _README.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise SystemExit(f"The table was not put into {_README.name}: it lacks the marks {_BEGIN} and {_END}")
-    _README.write_text("\n".join([before + begin, *lines, end + after]), encoding="utf-8")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure what is missing, print it; 1 where a promise is not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -348,7 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.table:
         lines = list(table(asked.entry))
         print("\n".join(lines))
-        into_readme(lines)
+        files.into_readme(BENCHMARK, lines)
         return 0
     if asked.data is None:
         parser.error("--data is needed to measure")

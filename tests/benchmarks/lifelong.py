@@ -56,8 +56,6 @@ BACKBONE, SIZE, WAYS, SHOTS, QUERIES = "conv4-32", 28, 14, 1, 3
 FIRST_EPISODES, EPISODES, ASKED, LEARNT, REPLAYED = 400, 100, 60, 14, 5
 STRENGTHS = {"l2": (0.01, 0.1, 1.0), "ewc": (100.0, 1000.0, 10000.0)}
 _CHOICE_ALPHABETS = 5
-_BEGIN, _END = "<!-- lifelong: made by tests.benchmarks.lifelong --table -->", "<!-- /lifelong -->"
-_README = Path(__file__).parents[2] / "README.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,20 +334,6 @@ def _figure(values: Sequence[float], *, signed: bool) -> str:
     return f"{100 * found:{'+' if signed else ''}.1f} ± {100 * ci95:.1f}"
 
 
-def into_readme(lines: Sequence[str]) -> None:
-    """Put the table between its marks in the README.
-
-    Raises:
-        SystemExit: the README has no marks.
-    """
-    text = _README.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise SystemExit(f"The table was not put into {_README.name}: it lacks the marks {_BEGIN} and {_END}")
-    _README.write_text("\n".join([before + begin, *lines, end + after]), encoding="utf-8")
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -365,7 +349,7 @@ def main() -> None:
     lines = list(table())
     print("\n".join(lines))
     if asked.table:
-        into_readme(lines)
+        files.into_readme(BENCHMARK, lines)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,6 @@ BENCHMARK = "omniglot"
 EPISODES, SEED = 600, 0
 _DATA = "$OMNIGLOT"
 _BACKGROUND, _EVALUATION = f"{_DATA}/omniglot28_background.zip", f"{_DATA}/omniglot28_evaluation.zip"
-_README = Path(__file__).parents[2] / "README.md"
-_BEGIN, _END = "<!-- omniglot: made by tests.benchmarks.omniglot --table -->", "<!-- /omniglot -->"
 
 
 def train_command(recipe: Recipe) -> list[str]:
@@ -215,20 +213,6 @@ def _by_the_clock(figures: Mapping[str, Any]) -> bool:
     return bool(figures.get("clock", "wall") == "wall")
 
 
-def into_readme(lines: Sequence[str]) -> None:
-    """Put the table between its marks in the README.
-
-    Raises:
-        SystemExit: the README has no marks.
-    """
-    text = _README.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise SystemExit(f"The table was not put into {_README.name}: it lacks the marks {_BEGIN} and {_END}")
-    _README.write_text("\n".join([before + begin, *lines, end + after]), encoding="utf-8")
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -257,7 +241,7 @@ def main() -> None:
     lines = list(table())
     print("\n".join(lines))
     if asked.table:
-        into_readme(lines)
+        files.into_readme(BENCHMARK, lines)
 
 
 def _names() -> list[str]:

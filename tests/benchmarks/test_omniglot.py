@@ -85,19 +85,6 @@ def test_the_table_is_that_of_the_files_and_names_what_is_below(tmp_path, monkey
     assert "98.8 / 99.7 / 96 / 98.9" in rows[0]
 
 
-def test_the_readme_gets_the_table_between_its_marks(tmp_path, monkeypatch):
-    readme = tmp_path / "README.md"
-    monkeypatch.setattr(omniglot, "_README", readme)
-    readme.write_text(f"a\n{omniglot._BEGIN}\nold\n{omniglot._END}\nz\n", encoding="utf-8")
-    omniglot.into_readme(["new", "rows"])
-    omniglot.into_readme(["new", "rows"])
-    assert readme.read_text() == f"a\n{omniglot._BEGIN}\nnew\nrows\n{omniglot._END}\nz\n"
-    readme.write_text("no marks", encoding="utf-8")
-    with pytest.raises(SystemExit, match="marks"):
-        omniglot.into_readme([])
-    assert readme.read_text() == "no marks"
-
-
 def test_commands_are_shown_as_typed_and_name_no_folder_of_this_machine():
     command = omniglot.shown(omniglot.train_command(RECIPES[0]))
     assert command.startswith("uv run workbench train $OMNIGLOT/omniglot28_background.zip --algorithm protonet")

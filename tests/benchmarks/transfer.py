@@ -59,8 +59,6 @@ from workbench.core.paths import samples
 from workbench.learn import engine, evaluate, validation
 
 BENCHMARK, SEED = "transfer", 0
-_README = Path(__file__).parents[2] / "README.md"
-_BEGIN, _END = "<!-- transfer: made by tests.benchmarks.transfer --table -->", "<!-- /transfer -->"
 
 
 def command(size: int, shots: int, what: str) -> str:
@@ -209,20 +207,6 @@ def kept() -> list[tuple[int, int, str, dict[str, Any]]]:
     return found
 
 
-def into_readme(lines: Sequence[str], readme: Path = _README) -> None:
-    """Put the table between its marks in the README.
-
-    Raises:
-        SystemExit: the README has no marks.
-    """
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise SystemExit(f"The table was not put into {readme.name}: it lacks the marks {_BEGIN} and {_END}")
-    readme.write_text("\n".join([before + begin, *lines, end + after]), encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -237,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.table:
         lines = list(table.lines(kept()))
         print("\n".join(lines))
-        into_readme(lines)
+        files.into_readme(BENCHMARK, lines)
         return
     if asked.data is None:
         parser.error("--data is needed to train and measure")

@@ -57,3 +57,17 @@ def test_a_damaged_file_is_no_result() -> None:
 def test_a_result_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         files.write("lake", "c", 0, {}).seed = 1  # type: ignore[misc]
+
+
+def test_the_readme_gets_a_table_between_its_marks(tmp_path, monkeypatch):
+    readme = tmp_path / "README.md"
+    monkeypatch.setattr(files, "README", readme)
+    begin, end = "<!-- lake: made by tests.benchmarks.lake --table -->", "<!-- /lake -->"
+    readme.write_text(f"a\n{begin}\nold\n{end}\nz\n", encoding="utf-8")
+    for _ in range(2):
+        files.into_readme("lake", ["new", "rows"])
+        assert readme.read_text(encoding="utf-8") == f"a\n{begin}\nnew\nrows\n{end}\nz\n"
+    readme.write_text("no marks", encoding="utf-8")
+    with pytest.raises(SystemExit, match="lacks the marks"):
+        files.into_readme("lake", [])
+    assert readme.read_text(encoding="utf-8") == "no marks"
