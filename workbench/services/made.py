@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from workbench.learn.protocol import Support
 from workbench.services.knowledge import Knowledge
 from workbench.transfer import nested, recipes
 
+T = TypeVar("T")
+
 MOST = 50
 """Examples up to which such networks are tried, none of whose classes has more than are left out one by one."""
 
@@ -29,7 +32,8 @@ class Made:
     """How knowledge is made of examples.
 
     Attributes:
-        make: the knowledge that comes of those that are kept ``[S]`` bool.
+        make: the knowledge that comes of those that are kept ``[S]`` bool; its head is asked alone, so its trunk may be
+            missing.
         see: features of all examples ``[S, D]`` under it, and of their views where there are any ``[views * S, D]``.
         head: the closed form of its head, ``None`` for an entry's own.
         views: in how many each example is seen, itself included; see ``recipes.judged``.
@@ -41,11 +45,11 @@ class Made:
     views: int = 1
 
 
-def once(see: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def once(see: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
     """The same, which remembers its answers."""
-    found: dict[tuple[bool, ...], Tensor] = {}
+    found: dict[tuple[bool, ...], T] = {}
 
-    def remembered(kept: Tensor) -> Tensor:
+    def remembered(kept: Tensor) -> T:
         key = tuple(kept.tolist())
         if key not in found:
             found[key] = see(kept)

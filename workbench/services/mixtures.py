@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from workbench.core.context import Context
@@ -207,21 +208,24 @@ def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...],
     names = (n for part in leader.state for n in part)
     closed = not leader.cacheable or any(n.startswith((averaging.ANCESTOR, averaging.DELTA)) for n in names)
 
-    def on(trunk: mixing.Trunk) -> Knowledge:
-        named = functional.named(trunk.tensors)
-        state = State(*({n: named.get(n, t) for n, t in part.items()} for part in leader.state))
-        knowledge = _assembled(NETWORKS, state, leader, ancestor, used, family, weights)
-        if not closed:
-            return knowledge
-        return replace(recasting.recast(knowledge, Recipe(knowledge.id, head="ridge")), name=knowledge.name)
+    more = views.inputs(leader.preprocess, classes)
+    restated = once(mixing.measuring(network, mixture.trunk, x, more, recipe.pictures))
+    state = _with_trunk(leader.state, restated(torch.ones(len(x), dtype=torch.bool))[0])
+    whole = _assembled(NETWORKS, state, leader, ancestor, used, family, weights)
+    if closed:
+        whole = replace(recasting.recast(whole, Recipe(whole.id, head="ridge")), name=whole.name)
 
     def make(kept: Tensor) -> Knowledge:
-        return on(mixing.restated(network, mixture.trunk, x[kept], recipe.pictures))
+        return replace(whole, state=_with_trunk(whole.state, restated(kept)[0]), trunk=None)
 
-    more = views.inputs(leader.preprocess, classes)
-    see = mixing.measuring(network, mixture.trunk, x, more, recipe.pictures)
-    made = Made(make, once(see), "ridge" if closed else None, (len(x) + len(more)) // len(x))
-    return _remembered(key, on(mixing.restated(network, mixture.trunk, x, recipe.pictures)), made)
+    made = Made(make, lambda kept: restated(kept)[1], "ridge" if closed else None, (len(x) + len(more)) // len(x))
+    return _remembered(key, whole, made)
+
+
+def _with_trunk(state: State, trunk: mixing.Trunk) -> State:
+    """A state with the tensors of another trunk of its kind."""
+    named = functional.named(trunk.tensors)
+    return State(*({n: named.get(n, t) for n, t in part.items()} for part in state))
 
 
 def _step_sizes(family: _Family, learnt: dict[EntryId, Knowledge], library: Library) -> _Mixed:

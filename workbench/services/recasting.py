@@ -100,7 +100,8 @@ def measuring(knowledge: Knowledge, recipe: Recipe, x: Tensor, more: Tensor) -> 
     key = setting.backbone if recipe.layer == "last" else beginning_of(setting.backbone)
     network = backbone(key).skeleton(setting.channels, setting.size)
     trunk = mixing.trunk_of(network, knowledge.state, knowledge.name)
-    return mixing.measuring(network, trunk, x, more)
+    found = mixing.measuring(network, trunk, x, more)
+    return lambda kept: found(kept)[1]
 
 
 def can(knowledge: Knowledge, recipe: Recipe) -> bool:

@@ -288,13 +288,13 @@ def measured(
 
 def measuring(
     network: nn.Module, trunk: Trunk, x: Tensor, more: Tensor, pictures: float = PICTURES
-) -> Callable[[Tensor], Tensor]:
-    """What gives the features ``[S + n, D]`` of ``x [S, ...]`` and ``more [n, ...]`` under a trunk that was restated.
+) -> Callable[[Tensor], tuple[Trunk, Tensor]]:
+    """What gives a restated trunk, and the features ``[S + n, D]`` of ``x [S, ...]`` and ``more [n, ...]`` under it.
 
     It is asked with what of ``x`` it is restated on, ``[S]`` bool; ``more`` is never measured.
     """
     everything, none = torch.cat([x, more]), torch.zeros(len(more), dtype=torch.bool)
-    return lambda kept: measured(network, trunk, everything, pictures, torch.cat([kept, none]))[1]
+    return lambda kept: measured(network, trunk, everything, pictures, torch.cat([kept, none]))
 
 
 def _pool(layer: nn.Module, seen: norm.Moments, share: float) -> None:
