@@ -142,14 +142,13 @@ def test_a_memory_that_is_not_emptied_is_noticed():
 _STEP, _SPARE_ROWS = mann.step, mann.spare_rows
 
 
-def _softmax_over_heads(w, held, spare, x, label, decay):
+def _softmax_over_heads(w, held, spare, given, decay):
     """As the file's own, but for one dimension."""
-    _, now = _STEP(w, held, spare, x, label, decay)
-    key = F.linear(now.hidden, w["key.weight"], w["key.bias"]).tanh().reshape(len(x), held.weights.shape[1], -1)
-    over_heads = (w["sharpness"].exp() * mann.cosine(key, now.memory)).softmax(1)
-    read = (over_heads @ now.memory).flatten(1)
-    logits = F.linear(torch.cat([now.hidden, read], 1), w["answer.weight"], w["answer.bias"])
-    return logits, now._replace(weights=over_heads, read=read)
+    now = _STEP(w, held, spare, given, decay)
+    n, width = held.weights.shape[1], held.memory.shape[2]
+    key = F.linear(now.hidden, w.outputs, w.bias)[:, : n * width].tanh().reshape(-1, n, width)
+    over_heads = (w.sharpness * mann.cosine(key, now.memory)).softmax(1)
+    return now._replace(weights=over_heads, read=(over_heads @ now.memory).flatten(1))
 
 
 def _all_rows_alike(used, count):

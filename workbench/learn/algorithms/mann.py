@@ -192,14 +192,15 @@ class MANN(forms.FixedTrunk):
             ctx: checked before each step.
         """
         p = self.p
-        late = late_labels(y, most_ways(learned), features)
+        given, w = shown(learned, features, late_labels(y, most_ways(learned), features)), joined(learned)
         held = empty(features.shape[1], p.rows, p.width, p.heads, p.controller, features)
-        out = []
-        for x, label in zip(features, late, strict=True):
+        hidden, reads = [], []
+        for now in given.unbind():
             ctx.check()
-            logits, held = step(learned, held, spare_rows(held.used, p.heads), x, label, p.decay)
-            out.append(logits)
-        return torch.stack(out), held
+            held = step(w, held, spare_rows(held.used, p.heads), now, p.decay)
+            hidden.append(held.hidden)
+            reads.append(held.read)
+        return answers(learned, torch.stack(hidden), torch.stack(reads)), held
 
     @torch.no_grad()
     def adapt(
@@ -282,35 +283,61 @@ def spare_rows(used: Tensor, count: int) -> Spare:
     return Spare(nothing.scatter(1, order[:, :count], 1.0), nothing.scatter(1, order[:, :1], 1.0))
 
 
-def step(w: Tensors, held: Held, spare: Spare, x: Tensor, label: Tensor, decay: float) -> tuple[Tensor, Held]:
-    """One step for pictures with features ``x [B, D]`` and the labels ``[B, labels]`` of those before them.
-
-    What is held may be that of one sequence (``B = 1``) for all pictures: they are then asked about one by one.
-
-    Returns:
-        Logits ``[B, labels]``, and what is held now.
+class Joined(NamedTuple):
+    """Weights that a step multiplies one thing by: its ``gates [4 H, n c + H]`` by what was read and the hidden state,
+    its ``outputs [n c + n, H]`` and their ``bias``, keys and write gates, by the hidden state; and ``g``.
     """
-    hidden, cell = controller(w, held, x, label)
-    key = F.linear(hidden, w["key.weight"], w["key.bias"]).tanh()
-    key = key.reshape(-1, held.weights.shape[1], held.memory.shape[2])
-    gate = F.linear(hidden, w["gate.weight"], w["gate.bias"]).sigmoid()[:, :, None]
+
+    gates: Tensor
+    outputs: Tensor
+    bias: Tensor
+    sharpness: Tensor
+
+
+def joined(w: Tensors) -> Joined:
+    """Once for all steps, so that each weight's gradient is summed up over them in one place."""
+    return Joined(
+        torch.cat([w["controller.read"], w["controller.hidden"]], 1),
+        torch.cat([w["key.weight"], w["gate.weight"]]),
+        torch.cat([w["key.bias"], w["gate.bias"]]),
+        w["sharpness"].exp(),
+    )
+
+
+def shown(w: Tensors, x: Tensor, label: Tensor) -> Tensor:
+    """``[..., 4 H]``: what features ``x [..., D]`` and the labels before them ``[..., labels]`` give the gates.
+
+    None of it depends on what is held: it is computed for all steps together.
+    """
+    return F.linear(x, w["controller.features"], w["controller.bias"]) + F.linear(label, w["controller.label"])
+
+
+def answers(w: Tensors, hidden: Tensor, read: Tensor) -> Tensor:
+    """Logits ``[..., labels]``, on which no later step depends: for all steps together likewise."""
+    return F.linear(torch.cat([hidden, read], -1), w["answer.weight"], w["answer.bias"])
+
+
+def step(w: Joined, held: Held, spare: Spare, given: Tensor, decay: float) -> Held:
+    """What is held after one step, for pictures that ``given [B, 4 H]`` of :func:`shown` stands for.
+
+    What is held before may be that of one sequence (``B = 1``) for all pictures: they are then asked about one by one.
+    """
+    hidden, cell = controller(w, held, given)
+    n, width = held.weights.shape[1], held.memory.shape[2]
+    out = F.linear(hidden, w.outputs, w.bias)
+    key = out[:, : n * width].tanh().reshape(-1, n, width)
+    gate = out[:, n * width :].sigmoid()[:, :, None]
     write = gate * held.weights + (1 - gate) * spare.used[:, None]
     memory = held.memory * (1 - spare.least)[:, :, None] + write.transpose(1, 2) @ key
-    weights = (w["sharpness"].exp() * cosine(key, memory)).softmax(2)
+    weights = (w.sharpness * cosine(key, memory)).softmax(2)
     read = (weights @ memory).flatten(1)
-    logits = F.linear(torch.cat([hidden, read], 1), w["answer.weight"], w["answer.bias"])
     used = decay * held.used + (weights + write).sum(1).detach()
-    return logits, Held(memory, hidden, cell, read, weights, used)
+    return Held(memory, hidden, cell, read, weights, used)
 
 
-def controller(w: Tensors, held: Held, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+def controller(w: Joined, held: Held, given: Tensor) -> tuple[Tensor, Tensor]:
     """The LSTM's hidden state and cell ``[B, H]``; its gates are laid out input, forget, candidate, output."""
-    i, f, g, o = (
-        F.linear(x, w["controller.features"], w["controller.bias"])
-        + F.linear(label, w["controller.label"])
-        + F.linear(held.read, w["controller.read"])
-        + F.linear(held.hidden, w["controller.hidden"])
-    ).chunk(4, 1)
+    i, f, g, o = (given + F.linear(torch.cat([held.read, held.hidden], 1), w.gates)).chunk(4, 1)
     cell = f.sigmoid() * held.cell + i.sigmoid() * g.tanh()
     return o.sigmoid() * cell.tanh(), cell
 
@@ -339,8 +366,8 @@ class QueryStep(nn.Module):
         w = {name: self.get_buffer(f"weight{i}") for i, name in enumerate(self.names)}
         held = Held(*(self.get_buffer(name) for name in Held._fields))
         spare = Spare(self.get_buffer("spare"), self.get_buffer("least"))
-        logits, _ = step(w, held, spare, features, self.get_buffer("last"), 1.0)
-        return logits[:, self.get_buffer("labels")]
+        now = step(joined(w), held, spare, shown(w, features, self.get_buffer("last")), 1.0)
+        return answers(w, now.hidden, now.read)[:, self.get_buffer("labels")]
 
 
 def _uniform(rows: int, columns: int, gen: Generator) -> Tensor:
