@@ -13,12 +13,16 @@ from workbench.learn import calibrate
 from workbench.learn.calibrate import (
     UNCALIBRATED,
     Calibration,
+    HeldOut,
     fit_temperature,
     held_out,
     own_class_distances,
     prototypes,
     reject_threshold,
+    slope_of,
     spread,
+    task_temperatures,
+    telling,
 )
 from workbench.learn.protocol import Support, generator
 
@@ -73,6 +77,85 @@ class TestTemperature:
         assert max(largest) <= 2_000_000
 
 
+TYPICAL = 1 + 137 / 300  # mean of 1 + 1/K for one to five
+
+
+def drawn_about_centres(shots, seed, tasks=150, ways=20, features=2, apart=6.0):
+    """Logits of new pictures ``[Q, N]`` of Gaussian classes by minus half the squared distance, and their classes.
+
+    The centres are those of ``shots`` examples. The pictures scatter by 1 about the true ones, so they lie about those
+    measured with variance ``1 + 1 / shots``, and half the distance over that is what a picture's log-likelihood is.
+    """
+    gen = torch.Generator().manual_seed(seed)
+    logits = []
+    for _ in range(tasks):
+        true = apart * torch.randn(ways, features, generator=gen)
+        measured = true + torch.randn(ways, features, generator=gen) / shots**0.5
+        pictures = true + torch.randn(ways, features, generator=gen)
+        logits.append(-torch.cdist(pictures, measured).square() / 2)
+    return torch.cat(logits), torch.arange(ways).repeat(tasks)
+
+
+class TestTemperatureOfATask:
+    def answers(self, shots, ways=5):
+        """Left-out answers of a task, sure of themselves."""
+        y = torch.arange(ways).repeat_interleave(shots)
+        return HeldOut(torch.arange(len(y)), 3 * F.one_hot(y, ways).double(), None), y
+
+    def test_it_grows_with_how_uncertain_a_centre_is(self):
+        """The temperature that suits new pictures of Gaussian classes is that of their centres: ``1 + 1 / K``."""
+        found = [fit_temperature(*drawn_about_centres(shots, shots)) for shots in (1, 2, 5)]
+        assert found == pytest.approx([2.0, 1.5, 1.2], rel=0.08)
+
+    def test_without_left_out_answers_the_knowledges_own_is_turned_into_that_of_the_shots(self):
+        nothing = HeldOut(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2), None)
+        one, mixed = torch.tensor([0, 1]), torch.tensor([0, 1, 1, 1])
+        assert task_temperatures(nothing, one, 2, 1.7).answers == pytest.approx(1.7 * 2 / TYPICAL)
+        assert task_temperatures(nothing, mixed, 2, 1.7).answers == pytest.approx(1.7 * (1 + (1 + 1 / 3) / 2) / TYPICAL)
+
+    @pytest.mark.parametrize(
+        ("shots", "parts", "ratio"),
+        [
+            (2, 2, 1.5 / 2),
+            (2, None, 1.5 / 2),
+            (5, 5, 1.2 / 1.25),
+            (6, 3, (7 / 6) / 1.25),
+            (40, 10, (41 / 40) / (37 / 36)),
+        ],
+    )
+    def test_what_was_fitted_from_fewer_examples_is_brought_to_all(self, shots, parts, ratio):
+        left_out, y = self.answers(shots)
+        found = task_temperatures(left_out, y, 5, 1.3, parts)
+        assert found.answers == pytest.approx(ratio * found.left_out)
+        start = 1.3 * ratio_of_left_out(shots, parts) / TYPICAL
+        assert found.left_out == pytest.approx(fit_temperature(left_out.logits, y, start))
+
+    def test_only_the_examples_that_were_asked_about_count(self):
+        y = torch.tensor([0, 0, 1])
+        rows = torch.tensor([1, 0])  # the third is all that its class has
+        logits = torch.tensor([[2.0, 0.0], [-1.0, 0.0]])
+        found = task_temperatures(HeldOut(rows, logits, None), y, 2, 1.0)
+        # one left out of two, and a class that keeps its one: (1 + 1/1 + 1 + 1/1) / 2
+        assert found.left_out == pytest.approx(fit_temperature(logits, torch.tensor([0, 0]), 2 / TYPICAL))
+        assert found.answers == pytest.approx(found.left_out * (1 + (1 / 2 + 1) / 2) / 2)
+
+    def test_an_entrys_figure_does_not_depend_on_the_shots_of_its_episodes(self):
+        figures = []
+        for shots in (1, 5):
+            learnt = Calibration()
+            y = torch.arange(20).repeat_interleave(shots)
+            support = torch.randn(20 * shots, 8, generator=torch.Generator().manual_seed(0))
+            logits, truth = drawn_about_centres(shots, shots)
+            learnt.add(logits, torch.zeros(len(truth), 8), truth, support, y, 20)
+            figures.append(learnt.figures()["temperature"])
+        assert figures == pytest.approx([TYPICAL] * 2, rel=0.08)
+
+
+def ratio_of_left_out(shots, parts):
+    """``1 + 1 / n`` of the examples that stay."""
+    return 1 + 1 / (shots - 1 if parts is None else shots - math.ceil(shots / parts))
+
+
 class TestThreshold:
     def test_left_out_distances_are_those_of_a_new_picture(self):
         """Over many draws their mean square is that of a fresh picture to the mean of all examples."""
@@ -101,7 +184,7 @@ class TestThreshold:
         assert reject_threshold(x, torch.tensor([0]), 1, {"reject_distance": 3.5})[0] == pytest.approx(3.5)
 
     def test_examples_weigh_n_in_n_plus_ten(self):
-        x, y = clusters(5, 2)
+        x, y = corners(5, 2)
         figures = {"reject_factor": 0.5, "reject_ratio": 1.5}
         own = 1.5 * float(own_class_distances(x, y, 5).square().mean().sqrt())
         library = 0.5 * spread(prototypes(x, y, 5)) * (1.5 / (1 + 137 / 300)) ** 0.5
@@ -135,6 +218,93 @@ class TestThreshold:
                 centres = prototypes(x[s], y[s], 5)
                 beyond.append(((x[~s] - centres[y[~s]]).norm(dim=1) > threshold).double())
             assert 0.02 < float(torch.cat(beyond).mean()) < 0.09, shots
+
+
+def corners(ways, shots, scatter=0.6, seed=0):
+    """Embeddings about centres that lie equally far apart, and their classes."""
+    gen = torch.Generator().manual_seed(seed)
+    y = torch.arange(ways).repeat_interleave(shots)
+    return 6 * torch.eye(ways)[y] + scatter * torch.randn(len(y), ways, generator=gen), y
+
+
+def none_at(distances, threshold, width):
+    """P(none) at these distances."""
+    return torch.sigmoid((torch.as_tensor(distances, dtype=torch.float64) - threshold) / width)
+
+
+class TestWhetherDistancesTell:
+    def test_by_hand(self):
+        x, y = torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1])
+        # from the other of their class 2 away, as new ones 2 sqrt(3)/2; from the other class's centre 11, 9, 9 and 11
+        slope, n = telling(x, y, 2)
+        assert n == 4
+        assert slope == pytest.approx((10 - 3**0.5) / ((0 + 4 / 3) / 2))
+
+    def test_an_example_nearer_to_another_class_tells_nothing(self):
+        x, y = torch.tensor([[0.0], [10.0], [0.0], [10.0]]), torch.tensor([0, 0, 1, 1])
+        # own 10 sqrt(3)/2, the other centre 5 away: the same distance whether its class was taught or not
+        assert telling(x, y, 2) == (0.0, 4)
+
+    def test_the_order_of_the_examples_changes_nothing(self):
+        x, y = clusters(4, 3)
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
+        assert telling(x[order], y[order], 4)[0] == pytest.approx(telling(x, y, 4)[0], rel=1e-5)
+
+    def test_classes_of_one_and_a_single_class_are_not_asked(self):
+        x, y = clusters(3, 3)
+        assert telling(x[:7], y[:7], 3)[1] == 6
+        assert telling(x[:3], y[:3], 1) == (0.0, 0)
+        assert telling(x[::3], y[::3], 3) == (0.0, 0)
+
+    def test_it_is_the_slope_of_the_log_odds(self):
+        """Against the densities of two Gaussians: the log-odds of distances that scatter by 0.5 about 3 and about 4."""
+        # two classes on a line; the first one's examples lie so that the distances are the quantiles of the Gaussians
+        normal = torch.distributions.Normal(
+            torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+        )
+        at = normal.icdf((torch.arange(400, dtype=torch.float64) + 0.5) / 400)
+        known, strange = 3 + at, 4 + at
+        log_odds = normal.log_prob(known - 4) - normal.log_prob(known - 3)
+        rise = float((log_odds[-1] - log_odds[0]) / (known[-1] - known[0]))
+        assert slope_of(known, strange) == pytest.approx(rise, rel=0.02)
+
+    @pytest.mark.parametrize("likeness", [1.0, 0.6, 0.2])
+    def test_with_one_example_the_log_odds_are_drawn_to_one_in_twenty_by_unlikeness(self, likeness):
+        x, y = clusters(4, 1)
+        home = reject_threshold(x, y, 4)
+        d = torch.linspace(0, 20, 9, dtype=torch.float64)
+        wanted = likeness * (d - home[0]) / home[1] + (1 - likeness) * math.log(0.05 / 0.95)
+        assert torch.allclose(torch.logit(none_at(d, *reject_threshold(x, y, 4, likeness=likeness))), wanted, atol=1e-6)
+
+    def test_one_example_far_from_home_says_one_in_twenty_of_every_picture(self):
+        x, y = clusters(4, 1)
+        threshold, width = reject_threshold(x, y, 4, likeness=0.0)
+        far = none_at([0.0, reject_threshold(x, y, 4)[0] * 4], threshold, width)
+        assert 0.04 < float(far[0]) < float(far[1]) < 0.08
+
+    @pytest.mark.parametrize("shots", [2, 5])
+    @pytest.mark.parametrize("likeness", [0.0, 1.0])
+    def test_classes_that_cannot_be_told_apart_are_not_refused(self, shots, likeness):
+        """The same cloud for all: whatever is refused is refused for nothing."""
+        none = []
+        for seed in range(40):
+            x, y = clusters(5, shots + 4, scatter=1.0, seed=seed, features=16, apart=0.0)
+            s = torch.arange(len(y)) % (shots + 4) < shots
+            threshold, width = reject_threshold(x[s], y[s], 5, likeness=likeness)
+            none.append(none_at(torch.cdist(x[~s], prototypes(x[s], y[s], 5)).amin(1), threshold, width))
+        assert float(torch.cat(none).mean()) < 0.15
+        assert float((torch.cat(none) > 0.3).double().mean()) < 0.03
+
+    def test_classes_far_apart_are_told_from_the_unknown_more_sharply_about_the_same_threshold(self):
+        x, y = corners(5, 5)
+        threshold, width = reject_threshold(x, y, 5)
+        # 25 examples say "at least one and a half", likeness weighs three
+        assert width == pytest.approx(0.1 * threshold / ((25 * 1.5 + 3) / 28))
+        figures = {"reject_factor": 0.5, "reject_ratio": 1.5}
+        own = 1.5 * float(own_class_distances(x, y, 5).square().mean().sqrt())
+        library = 0.5 * spread(prototypes(x, y, 5)) * (1.2 / TYPICAL) ** 0.5
+        wanted = 25 / 35 * own + 10 / 35 * library
+        assert reject_threshold(x, y, 5, figures)[0] == pytest.approx(wanted, rel=1e-5)
 
 
 class TestCalibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,13 @@ _REJECT_QUANTILE = 0.95
 _REJECT_WIDTH = 0.1
 _TRUST = 10.0
 """Left-out distances that weigh as much as what the library says of a threshold."""
+
+_TRUST_LIKENESS = 3.0
+"""Left-out distances that weigh as much as the likeness to the sources where it is asked whether distances tell."""
+_STEEPEST, _FLATTEST = 1.5, 0.01
+"""Bounds of how much distances tell. The flattest keeps threshold and width finite; P(none) is the share then."""
+_UNKNOWN = 0.05
+"""P(none) where distances say nothing: the share of the known beyond the threshold."""
 
 _TYPICAL = 1 + 137 / 300
 """Mean of ``1 + 1 / K`` over the one to five examples that episodes of calibration have."""
@@ -58,6 +66,50 @@ def fit_temperature(logits: Tensor, y: Tensor, start: float = 1.0, weight: float
     return float(temperatures[(torch.cat(losses) + 0.5 * weight * offsets**2).argmin()])
 
 
+class Temperatures(NamedTuple):
+    """What a task's answers are divided by.
+
+    Attributes:
+        left_out: answers about examples that were left out.
+        answers: answers about new pictures, from all examples.
+    """
+
+    left_out: float
+    answers: float
+
+
+def task_temperatures(
+    left_out: HeldOut, y: Tensor, ways: int, typical: float, parts: int | None = None
+) -> Temperatures:
+    """The temperature of a task: fitted on left-out answers near the knowledge's own, and brought to all examples.
+
+    A centre of ``K`` examples is itself uncertain: the squared distance of a new picture to it scatters in proportion
+    to ``1 + 1 / K``, and with it the temperature at which its answers are as sure as they are right. So ``typical``,
+    which belongs to episodes of one to five examples, is turned into that of the task, and what was fitted on answers
+    from ``K - 1`` examples into that of ``K``. Without it two examples are asked as if there were one (left-out
+    answers of one example each), which halves what can be said, and one as if there were three, which claims too much.
+
+    Chosen by the log-loss of new pictures: held-out background characters, drawn characters and surfaces, each asked of
+    prototypical networks trained on the same kind and on another (8 pairs, 5-way, 60 tasks at 1, 2 and 5 examples).
+    Weaker priors, a Student prior, the mean over ``log T`` and a higher start away from home gave nothing more.
+
+    Args:
+        left_out: of ``held_out``; without rows ``typical`` alone counts.
+        y: ``[S]``.
+        ways: number of classes.
+        typical: temperature of the knowledge.
+        parts: in how many parts examples were left out; ``None``: one by one.
+    """
+    counts = torch.bincount(y, minlength=ways)
+    whole = _scatter(counts) / _TYPICAL
+    if not len(left_out.rows):
+        return Temperatures(typical * whole, typical * whole)
+    out = torch.ones_like(counts) if parts is None else -(-counts // max(parts, 2))
+    less = _scatter((counts - out).clamp_min(1)) / _TYPICAL
+    fitted = fit_temperature(left_out.logits, y[left_out.rows], typical * less)
+    return Temperatures(fitted, fitted * whole / less)
+
+
 def prototypes(embedding: Tensor, y: Tensor, ways: int) -> Tensor:
     """Mean embedding of each class, ``[S, D] -> [N, D]``."""
     one_hot = F.one_hot(y, ways).to(embedding.dtype)
@@ -90,7 +142,7 @@ def spread(protos: Tensor) -> float:
 
 
 def reject_threshold(
-    embedding: Tensor, y: Tensor, ways: int, figures: Mapping[str, float] = UNCALIBRATED
+    embedding: Tensor, y: Tensor, ways: int, figures: Mapping[str, float] = UNCALIBRATED, likeness: float = 1.0
 ) -> tuple[float, float]:
     """Distance beyond which a query is "none of these", and the width over which belief changes.
 
@@ -109,17 +161,31 @@ def reject_threshold(
     by 0.02 at two shots and the same from three on. Weighing the quantile by ``n / (n + 25)`` against ``reject_factor``
     gave nothing; against the undivided ``reject_distance`` it halved the known rejected and let half of the unknown in.
 
+    Away from home a picture of a class that is known lies as far off as one of a class that is not, and what lies
+    beyond any threshold is refused for nothing. So the log-odds are drawn to those of one in twenty by as much as the
+    examples' distances are not ``telling``::
+
+        logit P(none) = l (d - t) / (0.1 t) + (1 - l) logit 0.05,  l <= 1
+
+    ``l`` is the slope of the log-odds that the examples measure, as a multiple of ``1 / (0.1 t)``. ``n`` of them weigh
+    ``n / (n + 3)``, the rest is the likeness to the sources, which is all that is known at one example a class. Up to
+    1.5 it makes the change steeper about the same threshold. Networks trained on characters (two) asked about surfaces
+    refuse 0 to 2 % of the known instead of 12 to 38 %, and the calibration error of what is shown falls from 0.36 to
+    0.08, 0.18 to 0.08, 0.13 to 0.06 at one, two and five examples; about held-out characters they refuse as many as
+    before, and the error falls from 0.05 to 0.02 from two examples on (validation classes, 5-way, 60 tasks each).
+
     Args:
         embedding: of the examples ``[S, D]``.
         y: ``[S]``.
         ways: number of classes.
         figures: ``reject_factor``, ``reject_ratio`` and ``reject_distance`` (for a single class) of the knowledge.
+        likeness: of the task to what the knowledge was trained on, 0..1.
 
     Returns:
         ``(threshold, width)``, both positive.
     """
     known = {**UNCALIBRATED, **figures}
-    unit = spread(prototypes(embedding, y, ways)) * (_scatter(y, ways) / _TYPICAL) ** 0.5
+    unit = spread(prototypes(embedding, y, ways)) * (_scatter(torch.bincount(y, minlength=ways)) / _TYPICAL) ** 0.5
     threshold = known["reject_factor"] * unit if unit > 0 else known["reject_distance"]
     distances = own_class_distances(embedding, y, ways).double()
     if len(distances):
@@ -127,21 +193,55 @@ def reject_threshold(
         own = known["reject_ratio"] * float(distances.square().mean().sqrt())
         threshold = trust * own + (1 - trust) * threshold
     threshold = max(threshold, 1e-6)
-    return threshold, _REJECT_WIDTH * threshold
+    narrow = _REJECT_WIDTH * threshold
+    slope, n = telling(embedding, y, ways)
+    trust = n / (n + _TRUST_LIKENESS)
+    told = trust * min(slope * narrow, _STEEPEST) + (1 - trust) * min(max(likeness, 0.0), 1.0)
+    width = narrow / max(told, _FLATTEST)
+    return threshold + max(width - narrow, 0.0) * math.log(1 / _UNKNOWN - 1), width
 
 
-def _scatter(y: Tensor, ways: int) -> float:
-    """Mean of ``1 + 1 / K`` over the classes."""
-    return 1 + float(torch.bincount(y, minlength=ways).double().reciprocal().mean())
+def telling(embedding: Tensor, y: Tensor, ways: int) -> tuple[float, int]:
+    """How fast the log-odds of "none of these" rise with the distance to the nearest centre, as the examples have it.
+
+    Every example is asked about twice: as a new picture of its class, at the smaller of the distances to the mean of
+    its class's others and to the other centres; and as one of a class that was not taught, at the second alone.
+
+    Returns:
+        The slope, per unit of distance, 0 or more, and how many examples it was measured on: those of classes with two
+        or more, none for a single class.
+    """
+    rows = torch.cat([torch.nonzero(y == c).flatten() for c in range(ways) if int((y == c).sum()) >= 2] or [y[:0]])
+    if ways < 2 or not len(rows):
+        return 0.0, 0
+    distances = torch.cdist(embedding[rows].double(), prototypes(embedding, y, ways).double())
+    distances[torch.arange(len(rows)), y[rows]] = torch.inf
+    strange = distances.amin(1)
+    return slope_of(torch.minimum(own_class_distances(embedding, y, ways).double(), strange), strange), len(rows)
+
+
+def slope_of(known: Tensor, strange: Tensor) -> float:
+    """Slope of the log-odds that a distance is one of the ``strange [n]`` and not of the ``known [n]``.
+
+    For two Gaussians of one variance ``s^2`` they are linear in the distance, with slope ``(m_1 - m_0) / s^2``.
+    """
+    variance = (known.var() + strange.var()) / 2
+    return float((strange.mean() - known.mean()) / variance.clamp_min(1e-12))
+
+
+def _scatter(counts: Tensor) -> float:
+    """Mean of ``1 + 1 / K`` over the classes' numbers of examples ``[N]``."""
+    return 1 + float(counts.double().reciprocal().mean())
 
 
 class Calibration:
     """Collects what adapted networks answer on episodes of classes that were not trained on.
 
-    The figures are ``temperature`` (of log-loss), and the three 95 % quantiles over queries that ``reject_threshold``
-    needs, of the distance to the own class's prototype: divided by the median distance between prototypes (and brought
-    from the episode's number of examples to the typical one), divided by the root mean square of the examples' left-out
-    distances (from episodes where some can be left out), and undivided.
+    The figures are ``temperature`` (of log-loss, brought to the typical number of examples), and the three 95 %
+    quantiles over queries that ``reject_threshold`` needs, of the distance to the own class's prototype: divided by the
+    median distance between prototypes (and brought from the episode's number of examples to the typical one), divided
+    by the root mean square of the examples' left-out distances (from episodes where some can be left out), and
+    undivided.
     """
 
     def __init__(self) -> None:
@@ -160,10 +260,11 @@ class Calibration:
         """One episode: ``logits [Q, N]``, embeddings ``query [Q, D]`` and ``support [S, D]``, their classes."""
         protos = prototypes(support, support_y, ways)
         own = (query - protos[query_y]).norm(dim=1).double()
-        self._logits.append(logits)
+        to_typical = _TYPICAL / _scatter(torch.bincount(support_y, minlength=ways))
+        self._logits.append(logits * to_typical)
         self._labels.append(query_y)
         self._distances.append(own)
-        self._factors.append(own / max(spread(protos), 1e-9) * (_TYPICAL / _scatter(support_y, ways)) ** 0.5)
+        self._factors.append(own / max(spread(protos), 1e-9) * to_typical**0.5)
         left_out = own_class_distances(support, support_y, ways).double()
         if len(left_out):
             self._ratios.append(own / left_out.square().mean().sqrt().clamp_min(1e-9))

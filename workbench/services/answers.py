@@ -32,7 +32,7 @@ def network(seen: Seen, adapted: Adapted) -> tuple[Answering, Tensor]:
     with torch.no_grad():
         embedding = seen.support.features if seen.support.features is not None else deployed.trunk(seen.support.x)
     y, ways = seen.support.y, seen.support.ways
-    threshold, width = reject_threshold(embedding, y, ways, k.figures)
+    threshold, width = reject_threshold(embedding, y, ways, k.figures, seen.likeness)
     protos = prototypes(embedding, y, ways)
     return Answering(
         deployed, k.preprocess.mean, k.preprocess.std, seen.temperature, protos, threshold, width

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from workbench.core.context import Context
 from workbench.core.values import TaskClass
-from workbench.learn.calibrate import fit_temperature, held_out
+from workbench.learn.calibrate import held_out, task_temperatures
 from workbench.learn.influence import influence
 from workbench.services.looks import Seen
 from workbench.services.made import in_parts
@@ -42,10 +42,9 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context) -> Seen:
         left_out = held_out(k.algorithm, k.state, support, ctx, count, pictures, seen.unlabelled)
     else:
         left_out = in_parts(seen.made, support.y, support.ways, pictures, count, ctx)
-    y = support.y[left_out.rows]
-    temperature = fit_temperature(left_out.logits, y, k.figures["temperature"])
-    losses = F.cross_entropy(left_out.logits / temperature, y, reduction="none")
-    return replace(seen, left_out=left_out, temperature=temperature, losses=losses)
+    fitted = task_temperatures(left_out, support.y, support.ways, k.figures["temperature"], count)
+    losses = F.cross_entropy(left_out.logits / fitted.left_out, support.y[left_out.rows], reduction="none")
+    return replace(seen, left_out=left_out, temperature=fitted.answers, losses=losses)
 
 
 def influences(seen: Seen) -> list[float | None]:

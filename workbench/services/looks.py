@@ -18,7 +18,7 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.threads import at_thread_end
 from workbench.core.values import Estimate, ImageRef, TaskClass
-from workbench.learn.calibrate import HeldOut, fit_temperature, held_out
+from workbench.learn.calibrate import HeldOut, held_out, task_temperatures
 from workbench.learn.features import FeatureCache
 from workbench.learn.influence import at_once
 from workbench.learn.protocol import Support
@@ -203,7 +203,7 @@ def look(
     task = represent(embedding)
     likeness = tuple((name, similarity(task, source)) for name, source in knowledge.sources)
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
-    start = knowledge.figures["temperature"]
+    start = task_temperatures(nothing, support.y, support.ways, knowledge.figures["temperature"]).answers
     no_losses, unlabelled = embedding.new_zeros(0), known.unlabelled_of(knowledge, used, cache, ctx)
     seen = Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled)
     if knowledge.cacheable and unlabelled is None and views.wanted(classes):
@@ -232,12 +232,9 @@ def try_on(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRe
     held = at_once(k.algorithm, k.state, support) if plain else None
     if held is None:
         held = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
-    temperature = seen.temperature
-    y = support.y[held.rows]
-    if len(y):
-        temperature = fit_temperature(held.logits, y, temperature)
-    losses = F.cross_entropy(held.logits / temperature, y, reduction="none")
-    return remember(key, replace(seen, left_out=held, temperature=temperature, losses=losses))
+    fitted = task_temperatures(held, support.y, support.ways, k.figures["temperature"], folds)
+    losses = F.cross_entropy(held.logits / fitted.left_out, support.y[held.rows], reduction="none")
+    return remember(key, replace(seen, left_out=held, temperature=fitted.answers, losses=losses))
 
 
 def _judged(seen: Seen, pictures: Sequence[str], ctx: Context) -> recipes.Judged:
