@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from tests.services.test_teaching import id_of, pictures_of
+from tests.services.test_teaching import id_of, pictures_of, shots
 from workbench.core.context import Context
+from workbench.learn import calibrate
 from workbench.learn.protocol import Support
-from workbench.services import knowledge, teaching
+from workbench.services import answers, knowledge, teaching
 from workbench.services.teach import TeachRequest
 
 
@@ -63,3 +66,34 @@ def test_predicting_with_the_written_model_says_none_of_these_as_teach_does(
         other = said[p.image.path]
         assert other["rejected"] == p.rejected
         assert other["none_of_these"] == pytest.approx(p.none, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_temperature_is_the_one_of_the_tasks_number_of_examples(trained, classes, count) -> None:
+    found = taught(shots(classes, count, count, count), trained, id_of(trained, "proto"))
+    seen, net = found.seen, found.networks[-1][1]
+    y, typical = seen.support.y, seen.knowledge.figures["temperature"]
+    fitted = calibrate.task_temperatures(seen.left_out, y, 3, typical, count)
+    assert float(net.temperature) == pytest.approx(fitted.answers)
+    typical_scatter = 1 + 137 / 300
+    if count == 1:
+        assert fitted.answers == pytest.approx(typical * 2 / typical_scatter)
+    else:
+        start = typical * (1 + 1 / (count - 1)) / typical_scatter
+        left_out = calibrate.fit_temperature(seen.left_out.logits, y[seen.left_out.rows], start)
+        assert fitted.answers == pytest.approx(left_out * (1 + 1 / count) / (1 + 1 / (count - 1)))
+        losses = F.cross_entropy(seen.left_out.logits / left_out, y[seen.left_out.rows], reduction="none")
+        assert torch.allclose(seen.losses, losses, atol=1e-5)
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.5, 1.0])
+def test_none_of_these_asks_how_much_the_task_resembles_the_sources(trained, classes, likeness) -> None:
+    """One example a class: nothing else says whether distances mean here what they meant there."""
+    found = taught(shots(classes, 1, 1, 1), trained, id_of(trained, "proto"))
+    seen = replace(found.seen, similarities=(("a", likeness), ("b", 0.0)), most=1.0)
+    net, embedding = answers.network(seen, found.adapted)
+    wanted = calibrate.reject_threshold(embedding, seen.support.y, 3, seen.knowledge.figures, likeness)
+    assert (float(net.threshold), float(net.width)) == pytest.approx(wanted)
+    if likeness == 0.0:
+        _, probabilities, _ = net.from_embedding(embedding + 3 * float(embedding.std()))
+        assert torch.all((probabilities[:, -1] > 0.03) & (probabilities[:, -1] < 0.2)), "it does not know"
