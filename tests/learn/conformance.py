@@ -77,9 +77,9 @@ def step_gives_what_the_engine_needs(case):
         if result.memory is not None:
             assert result.memory.keys() == memory.keys()
             assert not any(t.requires_grad for t in result.memory.values())
-        if result.correct is not None:
-            assert result.correct.shape == batch.episodes[0].query_y.shape
-            assert result.correct.dtype == torch.bool
+        if (correct := result.shown()) is not None:
+            assert correct.shape == batch.episodes[0].query_y.shape
+            assert correct.dtype == torch.bool
         if result.grads is not None:
             assert not any(g.requires_grad for g in result.grads.values())
 

@@ -193,3 +193,23 @@ def test_the_running_averages_move_towards_the_statistics_of_the_pictures_at_the
             if "running" in name:
                 torch.testing.assert_close(found[name], wanted[name], rtol=1e-12, atol=1e-14)
                 assert not torch.equal(found[name], state.memory[name])
+
+
+def test_what_is_shown_of_an_episode_takes_its_passes_when_it_is_asked_for(monkeypatch):
+    """A step leaves them out; asked, it says how the first task's network answers under its examples' statistics."""
+    algorithm, s = built()
+    passes, e = [], task()
+    real = algorithm._logits
+    monkeypatch.setattr(algorithm, "_logits", lambda *args: passes.append(args) or real(*args))
+    result = stepped(algorithm, s, e)
+    assert not passes
+    correct = result.shown()
+    assert len(passes) == 1
+    tensors, queries = passes[0]
+    assert torch.equal(queries, e.query_x)
+    assert torch.equal(correct, real(tensors, queries).argmax(1) == e.query_y)
+    for n, t in moved(s, result).items():
+        torch.testing.assert_close(tensors[n], t, rtol=0, atol=1e-12)
+    settled, others = (algorithm._settled(tensors, x) for x in (e.support_x, e.query_x))
+    assert all(torch.equal(t, settled[n]) for n, t in tensors.items())
+    assert any(not torch.equal(t, others[n]) for n, t in tensors.items()), "other statistics would not be noticed"

@@ -305,7 +305,7 @@ class _Job:
             and not self.ctx.events_waiting
         ):
             self.shown = now
-            self.ctx.event(view(self.sampler, batch.episodes[0], at.episodes, result.correct))
+            self.ctx.event(view(self.sampler, batch.episodes[0], at.episodes, result.shown()))
 
     def say_progress(self) -> None:
         """How far, and how long still."""

@@ -137,18 +137,23 @@ class StepResult:
         grads: by learned name; the optimiser steps against them.
         memory: replaces the state's memory, or ``None`` to keep it.
         metrics: plain numbers; ``loss`` and ``accuracy`` are always among them.
-        correct: ``[Q]`` bool of the first task's queries, for the gallery, or ``None``.
+        correct: ``[Q]`` bool of the first task's queries, for the gallery, or ``None``; or what finds it, where that
+            takes passes of its own: most steps are not shown.
     """
 
     loss: Tensor | None = None
     grads: Tensors | None = None
     memory: Tensors | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    correct: Tensor | None = None
+    correct: Tensor | Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.grads is None):
             raise ValueError("a step gives either a loss or gradients")
+
+    def shown(self) -> Tensor | None:
+        """``correct``, found now where that was put off."""
+        return self.correct() if callable(self.correct) else self.correct
 
 
 @dataclass(frozen=True, slots=True)

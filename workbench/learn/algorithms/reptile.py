@@ -121,7 +121,6 @@ class Reptile(forms.WholeNetwork):
         squares = {n: torch.zeros_like(t) for n, t in s.memory.items() if n.startswith(SQUARE)}
         buffers = functional.under(s.memory)
         ends, losses, rights = [], [], []
-        correct = None
 
         def fitted(i: int, episode: Episode) -> list[_Fit]:
             x = torch.cat([episode.support_x, episode.query_x])
@@ -131,19 +130,17 @@ class Reptile(forms.WholeNetwork):
             return list(self._fit(s, x, y, episode.ways, rows, ctx))
 
         done = functional.each([partial(fitted, i, episode) for i, episode in enumerate(batch.episodes)])
-        for episode, (_, *steps) in zip(batch.episodes, done, strict=True):
+        for _, *steps in done:
             end = steps[-1]
             ends.append({n: end.theta[n] for n in s.learned})
             squares = {n: q + end.square[n.removeprefix(SQUARE)] / tasks for n, q in squares.items()}
             buffers = norm.running_average(buffers, end.statistics)
             losses += [step.loss for step in steps]
             rights += [step.right for step in steps]
-            if correct is None:
-                tensors = self._settled(end.theta, episode.support_x)
-                correct = self._logits(tensors, episode.query_x).argmax(1) == episode.query_y
         metrics = {"loss": sum(losses) / len(losses), "accuracy": sum(rights) / len(rights)}
         memory = {**functional.named(buffers), **squares, COUNT: s.memory[COUNT] + self.p.inner_steps}
         grads = pseudo_gradient(detach(s.learned), ends, eps)
+        correct = partial(self._correct, batch.episodes[0], done[0][-1].theta)
         return StepResult(grads=grads, memory=memory, metrics=metrics, correct=correct)
 
     def adapt(
@@ -203,6 +200,14 @@ class Reptile(forms.WholeNetwork):
             features = functional.call(self.network, functional.under(trunk), {}, x)
         weight, bias = heads.prototype_linear(heads.prototypes(features, y, ways), heads.START / self.features)
         return {**trunk, "head.weight": weight, "head.bias": bias}, statistics
+
+    def _correct(self, episode: Episode, theta: Tensors) -> Tensor:
+        """``[Q]``: which queries the network that was trained on the task gets right, under the examples' statistics.
+
+        They were trained on like the examples; no step needs to know, only whoever looks on.
+        """
+        logits = self._logits(self._settled(theta, episode.support_x), episode.query_x)
+        return logits.argmax(1) == episode.query_y
 
     @torch.no_grad()
     def _settled(self, theta: Tensors, x: Tensor) -> Tensors:
