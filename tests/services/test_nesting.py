@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tests.services.test_judging import taught
 from tests.services.test_teaching import id_of, shots
 from workbench.core.context import Context
-from workbench.learn.calibrate import fit_temperature, held_out
+from workbench.learn.calibrate import held_out, task_temperatures
 from workbench.learn.protocol import Support, generator
 from workbench.services import knowledge, nesting, survey, teaching, trying
 from workbench.transfer import nested, recipes
@@ -44,7 +44,7 @@ def test_an_own_head_is_fitted_again_without_the_part_and_its_temperature_too(lo
         rest = ~gone
         again = held_out(k.algorithm, k.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
         labels = y[rest][again.rows]
-        t = fit_temperature(again.logits, labels, k.figures["temperature"])
+        t = task_temperatures(again, y[rest], 3, k.figures["temperature"]).left_out
         losses = F.cross_entropy(again.logits / t, labels, reduction="none")
         torch.testing.assert_close(found[r, rest], losses.double(), rtol=1e-3, atol=1e-3)
         assert torch.isnan(found[r, gone]).all()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from workbench.core.context import Context
 from workbench.core.values import TaskClass
-from workbench.learn.calibrate import HeldOut, fit_temperature, held_out
+from workbench.learn.calibrate import HeldOut, held_out, task_temperatures
 from workbench.learn.influence import at_once
 from workbench.learn.protocol import Support
 from workbench.services import made, recasting
@@ -82,7 +82,8 @@ def losses_without(seen: Seen, hidden: Tensor, pictures: Sequence[str], ctx: Con
     if len(y) > _REFITTED or (head == "own" and seen.made is None and fixed):
         found[:, seen.left_out.rows] = seen.losses.double()
         return found.masked_fill(hidden, math.nan)
-    start = k.figures["temperature"] if head == "own" else 1.0
+    typical, nothing = k.figures["temperature"], HeldOut(y[:0], seen.embedding.new_zeros((0, ways)), None)
+    start = task_temperatures(nothing, y, ways, typical).answers if head == "own" else 1.0
     if seen.made is not None:
         for r, gone in enumerate(hidden):
             judged = made.judged(seen.made, y, ways, pictures, ctx, start, gone)
@@ -99,25 +100,24 @@ def losses_without(seen: Seen, hidden: Tensor, pictures: Sequence[str], ctx: Con
         return nested.losses_without(features, shown, ways, head, masked, centre, views=n)
     for r, gone in enumerate(hidden):
         ctx.check()
-        held = _left_out(seen, gone, pictures, ctx)
-        labels = y[held.rows]
-        if len(labels):
-            logits = held.logits / fit_temperature(held.logits, labels, start)
-            found[r, held.rows] = F.cross_entropy(logits, labels, reduction="none").double()
+        here = torch.nonzero(~gone).flatten()
+        held = _left_out(seen, here, pictures, ctx)
+        fitted = task_temperatures(held, y[here], ways, typical).left_out
+        losses = F.cross_entropy(held.logits / fitted, y[here][held.rows], reduction="none")
+        found[r, here[held.rows]] = losses.double()
     return found
 
 
-def _left_out(seen: Seen, gone: Tensor, pictures: Sequence[str], ctx: Context) -> HeldOut:
-    """Answers of an entry's own head on its own features where some examples are gone."""
+def _left_out(seen: Seen, here: Tensor, pictures: Sequence[str], ctx: Context) -> HeldOut:
+    """Answers of an entry's own head on its own features where only some examples are there; rows are of these."""
     k, s = seen.knowledge, seen.support
     assert s.features is not None, "its features do not depend on the examples"
-    here = torch.nonzero(~gone).flatten()
     rest = Support(s.x[here], s.y[here], s.ways, s.features[here])
     names = [pictures[i] for i in here.tolist()]
     found = at_once(k.algorithm, k.state, rest) if len(set(names)) == len(names) else None
     if found is None:
         found = held_out(k.algorithm, k.state, rest, ctx, None, names)
-    return HeldOut(here[found.rows], found.logits.detach(), None)
+    return found._replace(logits=found.logits.detach())
 
 
 def _options(seen: Sequence[Seen], losses: Sequence[Tensor]) -> list[Option]:
