@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.learn import functional
 from workbench.learn.protocol import Support
+from workbench.learn.registry import backbone
 from workbench.project.library import Library
 from workbench.services import exporting, jobs, knowledge, mixtures, models, predict, teaching
 from workbench.services.requests import AdaptRequest, ApplyRequest, ExportRequest
-from workbench.transfer import mixing
+from workbench.transfer import fine_tuning, mixing
 
 CTX = Context()
 META_SGD = {"algorithm": "meta-sgd", "params": {"inner_steps": 1, "test_steps": 1, "tasks": 1}}
@@ -64,8 +66,22 @@ def alike(monkeypatch, project, **values):
     monkeypatch.setattr(mixtures, "similarities", lambda _: found)
 
 
+def steps(monkeypatch, count):
+    """Let so many steps be found to help; which examples the search was given."""
+    asked = []
+
+    def tune(_network, _trunk, support, _recipe, _ctx, *, groups):
+        asked.append((support.y.tolist(), list(groups)))
+        return SimpleNamespace(steps=count)
+
+    monkeypatch.setattr(fine_tuning, "tune", tune)
+    mixtures._forget()
+    return asked
+
+
 def test_the_mixture_is_the_weighted_mean_of_the_family(related, classes, monkeypatch) -> None:
     alike(monkeypatch, related, left=0.4, right=0.3)
+    steps(monkeypatch, 0)
     found = taught(related, classes, "similarity")
     mixed = mixtures.parts(found.seen.knowledge.entry)
     assert [p["name"] for p in mixed] == ["left", "right", "first"]
@@ -82,9 +98,56 @@ def test_the_mixture_is_the_weighted_mean_of_the_family(related, classes, monkey
     assert not torch.equal(got, trunks[0])
 
 
+def test_a_mixture_that_was_asked_for_is_fine_tuned_and_judged_by_what_was_tuned_without_the_part(
+    related, classes, monkeypatch
+) -> None:
+    """The network that is used has learnt from all examples, each that answers about one from those of other parts."""
+    alike(monkeypatch, related, left=0.4, right=0.3)
+    untouched = steps(monkeypatch, 3)
+    taught(related, classes)
+    assert untouched == [], "as one of many candidates it is not tuned"
+    asked = steps(monkeypatch, 3)
+    found = taught(related, classes, "similarity")
+    images = [i for c in classes for i in c.images]
+    assert asked == [([0] * 4 + [1] * 4 + [2] * 4, [i.sha256 for i in images])]
+    seen = found.seen
+    k, y = seen.knowledge, seen.support.y
+    assert k.name == "Mix of left and right, fine-tuned by 3 steps"
+    setting = k.algorithm.setting
+    network = backbone(setting.backbone).skeleton(setting.channels, setting.size)
+    x = knowledge.to_tensor(tuple(images), k.preprocess)
+    library = Library(related)
+    parts = {
+        p["entry"] if p["name"] != "first" else mixing.NULL: (p["weight"], p["name"]) for p in mixtures.parts(k.entry)
+    }
+    states = {i: knowledge.load(*library.find(name), library) for i, (_, name) in parts.items()}
+    trunks = {i: mixing.trunk_of(network, s.state, i, mixtures._mark(s)) for i, s in states.items()}
+    family = mixing.Family(trunks.pop(mixing.NULL), tuple(trunks.values()))
+    start = mixing.mixed(family, {i: w for i, (w, _) in parts.items()}).trunk
+
+    def tuned(rows):
+        how = fine_tuning.Recipe(pictures=mixing.PICTURES)
+        return fine_tuning.after(network, start, Support(x[rows], y[rows], 3), how, 3, CTX)
+
+    whole = tuned(torch.ones(12, dtype=torch.bool))
+    got = mixing.trunk_of(network, k.state, "got")
+    for n, t in whole.tensors.items():
+        torch.testing.assert_close(got.tensors[n], t, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(got.parameters["0.conv.weight"], start.parameters["0.conv.weight"])
+    for i, logits in zip(seen.left_out.rows.tolist(), seen.left_out.logits, strict=True):
+        rest = torch.arange(12) % 4 != i % 4
+        other = tuned(rest)
+        with torch.no_grad():
+            f = functional.call(network, other.parameters, other.buffers, x)
+            adapted = k.algorithm.adapt(k.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
+            expected = k.algorithm.head(k.state, adapted)(f[i : i + 1])[0]
+        torch.testing.assert_close(logits.log_softmax(0), expected.log_softmax(0), rtol=2e-3, atol=2e-3)
+
+
 def test_left_out_examples_have_no_share_in_the_mixtures_running_averages(related, classes, monkeypatch) -> None:
     """Its answers are those of the mixture that is made of the other examples alone, asked in the same parts."""
     alike(monkeypatch, related, left=0.4, right=0.3)
+    steps(monkeypatch, 0)
     seen = taught(related, classes, "similarity").seen
     assert seen.made is not None
     k, y = seen.knowledge, seen.support.y
@@ -109,6 +172,7 @@ def test_left_out_examples_have_no_share_in_the_mixtures_running_averages(relate
 
 def test_where_nothing_resembles_the_task_it_is_the_ancestor(related, classes, monkeypatch) -> None:
     alike(monkeypatch, related, left=0.05, right=0.0)
+    steps(monkeypatch, 0)
     found = taught(related, classes, "similarity")
     assert [(p["name"], p["weight"]) for p in mixtures.parts(found.seen.knowledge.entry)] == [("first", 1.0)]
     library = Library(related)
@@ -146,7 +210,10 @@ def test_a_mixture_is_one_more_candidate_under_the_gate(related, classes, monkey
 
 
 @pytest.mark.parametrize("way", ["similarity", "optimiser"])
-def test_what_is_written_opens_again_and_answers_alike(related, classes, queries, pictures, tmp_path, way) -> None:
+def test_what_is_written_opens_again_and_answers_alike(
+    related, classes, queries, pictures, tmp_path, way, monkeypatch
+) -> None:
+    steps(monkeypatch, 2)
     out = tmp_path / "model"
     made = jobs.adapt(AdaptRequest("auto", str(pictures / "teach"), str(out), by=way), related, CTX)
     chosen = made["chosen"]

@@ -3,10 +3,10 @@
 A family is an entry of the library and those that were trained from it (``train --from``). What is mixed is a candidate
 like any other: it is tried on the examples, adapted, written and opened as an entry of its algorithm would be.
 
-A mixed network stands where its weights put it, with running averages measured again on the examples; only a head is
-fitted. It is not fine-tuned near that place (``transfer/fine_tuning.py``): how many steps help is asked by a training
-per part that is left out, which takes seconds, and left-out losses under a network that was tuned on all examples could
-not be compared with those of the others.
+A mixed network stands where its weights put it, with running averages measured again on the examples. Where it was
+asked for it is fine-tuned near that place (``transfer/fine_tuning.py``) by as many steps as help with examples that are
+left out, which may be none. What is said of it is what networks say that were tuned without the part that is asked
+about. As one of many candidates it is not tuned: that takes a training for each part, seconds, and the others wait.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from workbench.core.threads import at_thread_end
 from workbench.core.values import EntryId, KnowledgeEntry, TaskClass
 from workbench.learn import averaging, functional
 from workbench.learn.features import FeatureCache, trunk_digest
-from workbench.learn.protocol import State
+from workbench.learn.protocol import State, Support
 from workbench.learn.registry import backbone
 from workbench.project.library import Library
 from workbench.services import knowledge as known
@@ -36,7 +36,7 @@ from workbench.services.knowledge import Knowledge
 from workbench.services.looks import Seen, UnfitError, key_of, look, recall, remember, try_on
 from workbench.services.made import Made, once
 from workbench.services.survey import Survey
-from workbench.transfer import mixing, step_sizes
+from workbench.transfer import fine_tuning, mixing, step_sizes
 from workbench.transfer.mixing import NULL
 from workbench.transfer.rank import NO_TRANSFER_PRIOR
 from workbench.transfer.recipes import Recipe
@@ -45,6 +45,8 @@ NETWORKS, STEP_SIZES = "similarity", "optimiser"
 """The two forms, which are the ids of what is mixed as well."""
 FORMS = (NETWORKS, STEP_SIZES)
 STRATEGIES = {NETWORKS: "mixture by similarity", STEP_SIZES: "mixture of step sizes by similarity"}
+_TUNED = 100
+"""Examples up to which a mixture is fine-tuned, for the time it takes."""
 _KEPT = 8
 """Mixtures that each thread keeps ready to use."""
 _WHAT = "Nothing was adapted"
@@ -115,7 +117,7 @@ def with_mixtures(
         if wanted and form != choice:
             continue
         try:
-            knowledge, made = _of_best(form, families, library, classes, ctx)
+            knowledge, made = _of_best(form, families, library, classes, wanted, ctx)
             out.append(_judged(knowledge, made, classes, cache, ctx))
         except UnfitError as unfit:
             if wanted:
@@ -159,15 +161,15 @@ def _shape(entry: KnowledgeEntry) -> tuple[str, int]:
 
 
 def _of_best(
-    form: str, families: list[_Family], library: Library, classes: tuple[TaskClass, ...], ctx: Context
+    form: str, families: list[_Family], library: Library, classes: tuple[TaskClass, ...], wanted: bool, ctx: Context
 ) -> _Mixed:
-    """The mixture of the most similar family that this form is possible with.
+    """The mixture of the most similar family that this form is possible with; one that was asked for is tuned.
 
     Raises:
         WorkbenchError: there is none.
     """
     if form == NETWORKS:
-        return _networks(families[0], library, classes, ctx)
+        return _networks(families[0], library, classes, wanted, ctx)
     for family in families:
         loaded = dict(_loaded(family.members, library, ctx))
         learnt = {i: k for i, k in loaded.items() if step_sizes.table(k.state)}
@@ -188,14 +190,17 @@ def _loaded(
         yield entry.id, known.load(entry, path, library)
 
 
-def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...], ctx: Context) -> _Mixed:
+def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...], wanted: bool, ctx: Context) -> _Mixed:
     """Form A: a mixed network, with running averages that the examples were asked about, and how it was made."""
     recipe = mixing.Recipe()
     weights = mixing.weights({str(i): v for i, v in family.similarities.items()}, recipe)
     ancestor = known.load(*family.ancestor, library)
     used = dict(_loaded(tuple(m for m in family.members if m[0].id in weights), library, ctx))
     images = tuple(i for c in classes for i in c.images)
-    key = _key(NETWORKS, ancestor, used, weights, *(i.sha256 for i in images))
+    counts = [len(c.images) for c in classes]
+    pictures = [i.sha256 for i in images]
+    tuned = wanted and min(counts) > 1 and len(images) <= _TUNED
+    key = _key(NETWORKS, ancestor, used, weights, *pictures, *(str(n) for n in counts), str(tuned))
     before = _recalled(key)
     if before is not None:
         return before
@@ -209,9 +214,23 @@ def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...],
     closed = not leader.cacheable or any(n.startswith((averaging.ANCESTOR, averaging.DELTA)) for n in names)
 
     more = views.inputs(leader.preprocess, classes)
-    restated = once(mixing.measuring(network, mixture.trunk, x, more, recipe.pictures))
+    y, how, steps = torch.tensor([k for k, n in enumerate(counts) for _ in range(n)]), fine_tuning.Recipe(), 0
+    if tuned:
+        ctx.status("Fine-tuning the mixture, without each part of the examples in turn")
+        how = replace(how, pictures=recipe.pictures)
+        support = Support(x, y, len(classes))
+        steps = fine_tuning.tune(network, mixture.trunk, support, how, ctx, groups=pictures).steps
+
+    def stepped(kept: Tensor) -> tuple[mixing.Trunk, Tensor]:
+        # it may be asked for in another job, and does not heed the end of this one
+        support = Support(x[kept], y[kept], len(classes))
+        trunk = fine_tuning.after(network, mixture.trunk, support, how, steps, Context())
+        with torch.no_grad():
+            return trunk, functional.call(network, trunk.parameters, trunk.buffers, torch.cat([x, more]))
+
+    restated = once(stepped if steps else mixing.measuring(network, mixture.trunk, x, more, recipe.pictures))
     state = _with_trunk(leader.state, restated(torch.ones(len(x), dtype=torch.bool))[0])
-    whole = _assembled(NETWORKS, state, leader, ancestor, used, family, weights)
+    whole = _assembled(NETWORKS, state, leader, ancestor, used, family, weights, steps)
     if closed:
         whole = replace(recasting.recast(whole, Recipe(whole.id, head="ridge")), name=whole.name)
 
@@ -259,6 +278,7 @@ def _assembled(
     used: Mapping[EntryId, Knowledge],
     family: _Family,
     weights: Mapping[str, float],
+    steps: int = 0,
 ) -> Knowledge:
     """The mixture as knowledge with a card of its own; the heaviest one's temperature stands for its own."""
     card = leader.entry
@@ -271,6 +291,7 @@ def _assembled(
     if len(names) < 2:
         names.append(ancestor.name)
     name = f"Mix of {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else f"Mix of {names[0]}"
+    name += f", fine-tuned by {steps} steps" if steps else ""
     sources = {s.fingerprint: s for k in used.values() if k.entry is not None for s in k.entry.sources}
     entry = replace(
         card,
@@ -280,7 +301,7 @@ def _assembled(
         validation=None,
         weights_sha256="",
         calibration={n: v for n, v in card.calibration.items() if n == "temperature"},
-        provenance={"mixed": mixed},
+        provenance={"mixed": mixed, "tuned": steps},
     )
     digest, trunk = trunk_digest(state), leader.algorithm.trunk(state)
     return Knowledge(entry, name, leader.algorithm, state, leader.preprocess, digest, (), trunk)

@@ -22,9 +22,8 @@ can be left out, and nothing is tuned. What shows one picture, its copies and it
 
 The left-out loss at the number of steps that was taken is the least of several, and says a little too much of it.
 
-The benchmark of transfer compares starts by this. The program itself does not tune what it mixes for a task
-(``services/mixtures.py``): each number of steps costs a training per part, which no answer within a second leaves time
-for.
+The benchmark of transfer compares starts by this, and ``services/mixtures.py`` tunes a mixture that was asked for: each
+number of steps costs a training per part, which an answer within a second leaves no time for.
 
 Mistakes that are easily made here, and not made: a pull towards zero; a pull on the head; a head at random rows, whose
 first gradients spoil the trunk; the number of steps chosen on what was tuned on, or on its copies; batch norm in train
@@ -197,6 +196,26 @@ def tune(
     theta, buffers = path[-1]
     tuned = replace(trunk, parameters=functional.under(theta), buffers=buffers)
     return Tuned(tuned, theta[WEIGHT], theta[BIAS], steps, losses, rows, left_out)
+
+
+def after(network: nn.Module, trunk: Trunk, support: Support, recipe: Recipe, steps: int, ctx: Context) -> Trunk:
+    """The trunk after so many steps on a task's examples, towards where it was, with the averages it was tuned under.
+
+    Args:
+        network: the backbone's skeleton.
+        trunk: to start from.
+        support: the examples, as pictures.
+        recipe: how; its numbers of steps are not looked at.
+        steps: how many.
+        ctx: checked before each step.
+
+    Raises:
+        JobCancelledError: from ``ctx``.
+    """
+    order = examples.canonical_order(support.x)
+    given = (support.x[order], support.y[order], support.ways)
+    *_, (theta, buffers) = _path(network, trunk, trunk, given, recipe, steps, ctx)
+    return replace(trunk, parameters=functional.under(theta), buffers=buffers)
 
 
 _Examples = tuple[Tensor, Tensor, int]
