@@ -74,6 +74,15 @@ def test_the_default_is_left_only_for_a_gain_beyond_its_error() -> None:
         assert ("scored higher, but what it gains" in reason) == (expected == "alphabets")
 
 
+@pytest.mark.parametrize(("ahead", "expected", "words"), [(0.008, "first", "hardly better"), (0.05, "second", "")])
+def test_the_default_is_not_left_for_next_to_nothing_however_sure(ahead: float, expected: str, words: str) -> None:
+    losses = [0.1 + 0.001 * (i % 3) for i in range(25)]
+    better = [x - ahead for x in losses]
+    candidates, reason = choose([option("first", 0.9, losses), option("second", 0.85, better)], 5)
+    assert chosen(candidates).name == expected
+    assert words in reason
+
+
 def test_the_weight_of_the_evidence_is_k_over_k_plus_two() -> None:
     a, b = option("a", 0.9, [2.0, 2.2]), option("b", 0.1, [1.0, 1.2])
     for shots in (1, 2, 5, 10):

@@ -24,6 +24,8 @@ choice, not measured."""
 MARGIN = 1.0
 """Of the gate, in standard errors of a single comparison: what luck exceeds in 16 % of the tasks, see :func:`luck`.
 A choice: ``tests.benchmarks.transfer`` reports what it gives."""
+LEAST_GAIN = 0.01
+"""Of log-loss, nats an example: what is less is not worth leaving the default for, however sure it is. A choice."""
 _FLIPS = 999
 """Random signs that chance is measured with."""
 
@@ -247,6 +249,9 @@ def _gate(
     if a is not None and b is not None and len(a) == len(b):
         gain, error = paired_gain(a, b)
         chance = luck(a, b, [t for t in tried if t is not None])
+        if gain < LEAST_GAIN and ahead <= SENIORITY:
+            words = f"{other} does {'hardly' if gain > 0 else 'no'} better on your {len(b)} examples left out in turn"
+            return default, f"{_capital(name)}: {like}; {words}."
         if gain > 0 and chance <= 0.5 * math.erfc(margin / math.sqrt(2)):
             return best, (
                 f"{_capital(other)}: on your {len(b)} examples left out in turn it does better than {name} (log-loss "
