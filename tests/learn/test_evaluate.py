@@ -120,6 +120,18 @@ class TestEvaluate:
         assert found.by_step == (every.by_step[1], every.by_step[3])
         assert found.per_episode == every.per_episode
 
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_steps_are_those_of_the_first_episodes(self, monkeypatch, cached):
+        algorithm = ToySteps()
+        state = algorithm.init(generator(0))
+        frozen = freeze(sampler(source("a")), 20, 0)
+        first = evaluate(algorithm, state, frozen.first(6), Context())
+        monkeypatch.setattr(module, "_STEPPED", 6)
+        found = evaluate(algorithm, state, frozen, Context(), cached=cached)
+        assert found.by_step == first.by_step
+        assert found.per_episode[:6] == first.per_episode
+        assert found.episodes == 20
+
     @pytest.mark.parametrize("by_step", [False, True])
     @pytest.mark.parametrize("cached", [False, True])
     def test_seconds_are_those_of_adapting_and_of_one_answer(self, monkeypatch, by_step, cached):

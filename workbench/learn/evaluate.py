@@ -56,10 +56,15 @@ class FrozenEpisodes:
 
 _EACH = 5
 _SHOWN = (1, 2, 5)
+_STEPPED = 100
+"""Episodes whose queries are asked about on the way, which takes longer than adapting."""
 
 
 class ByStep(NamedTuple):
-    """Accuracy after an inner step; 0 = before the first, and the last row is of the adapted network."""
+    """Accuracy after an inner step, over the first hundred episodes; 0 = before the first step.
+
+    The last row is of the adapted network, on the same episodes as the others.
+    """
 
     step: int
     accuracy: float
@@ -147,7 +152,8 @@ def evaluate(
         frozen: the episodes.
         ctx: of the job; checked between forward passes.
         device: where to compute.
-        by_step: ask about the queries after inner steps of gradient-based methods too: see :func:`asked_after`.
+        by_step: ask about the queries after inner steps of gradient-based methods too, see :func:`asked_after`, in the
+            first hundred episodes.
         cached: take the fast path where there is one.
         limit: seconds after which no further episode is begun (two are always done); ``None`` for all of them.
         progress: report how far it is; without, that is left to what asked for it.
@@ -177,8 +183,8 @@ def evaluate(
         if limit is not None and len(rights) >= 2 and time.monotonic() - begun > limit:
             break
     accuracy, ci95 = mean_ci95(finals)
-    done = len(rights)
-    common = sorted(set.intersection(*(set(r) for r in rights)))
+    done, stepped = len(rights), rights[:_STEPPED]
+    common = sorted(set.intersection(*(set(r) for r in stepped)))
     return Evaluation(
         accuracy,
         ci95,
@@ -187,7 +193,7 @@ def evaluate(
         frozen.first(done).sha256,
         tuple(finals),
         clock.seconds_per_task(done),
-        tuple(ByStep(j, *mean_ci95([r[j] for r in rights])) for j in common) if steps else (),
+        tuple(ByStep(j, *mean_ci95([r[j] for r in stepped])) for j in common) if steps else (),
     )
 
 
@@ -227,7 +233,7 @@ def _from_pictures(
 ) -> Iterator[_Answers]:
     """Per episode, logits ``[Q, N]`` of the queries: after each inner step where asked for, and at the end."""
     transductive = "transductive" in algorithm.info.tags
-    for drawn in frozen.drawn:
+    for n, drawn in enumerate(frozen.drawn):
         ctx.check()
         e = frozen.sampler.episode(drawn).to(device)
         # a transductive method sees all queries together; for the others pieces give the same, and Stop is heeded
@@ -244,7 +250,7 @@ def _from_pictures(
         unlabelled = e.query_x if transductive else None
         support = Support(e.support_x, e.support_y, e.ways)
         with quick.passes():
-            answers = _adapt(algorithm, state, support, ctx, ask, steps, unlabelled, clock)
+            answers = _adapt(algorithm, state, support, ctx, ask, steps and n < _STEPPED, unlabelled, clock)
         yield answers
 
 
