@@ -94,6 +94,7 @@ def into_readme(benchmark: str, lines: Sequence[str]) -> None:
 
     Raises:
         SystemExit: the README has no marks.
+        StorageError: it could not be written; it is what it was.
     """
     begin, end = f"<!-- {benchmark}: made by tests.benchmarks.{benchmark} --table -->", f"<!-- /{benchmark} -->"
     text = README.read_text(encoding="utf-8")
@@ -101,7 +102,8 @@ def into_readme(benchmark: str, lines: Sequence[str]) -> None:
     _, last, after = rest.partition(end)
     if not (first and last):
         raise SystemExit(f"The table was not put into {README.name}: it lacks the marks {begin} and {end}")
-    README.write_text("\n".join([before + begin, *lines, end + after]), encoding="utf-8")
+    written = "\n".join([before + begin, *lines, end + after]).encode("utf-8")
+    storage.save(README, written, keep_previous=False)
 
 
 def _read(path: Path) -> Result:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks import choosing, files
+from workbench.core import storage
 from workbench.core.context import Context
+from workbench.core.errors import StorageError
 from workbench.learn import features
 from workbench.project import past_tasks
 from workbench.project.library import Library
@@ -77,25 +83,49 @@ def test_the_command_chooses_and_writes_a_model(small: Path, tmp_path: Path) -> 
     assert (tmp_path / "model").exists()
 
 
-def test_only_what_was_promised_is_missed() -> None:
+def test_what_was_promised_is_missed_in_the_window_and_by_the_command_and_by_every_conv4() -> None:
     slow = dict.fromkeys(FIGURES, 9.0)
-    assert choosing.missed({"library": "metric"} | FIGURES) == []
-    assert choosing.missed({"library": "family"} | slow) == ["cold", "cached", "labelled"]
-    assert choosing.missed({"library": "steps"} | slow) == []
+    for kind in ("metric", "family", "steps"):
+        assert choosing.missed({"library": kind} | FIGURES) == []
+        assert choosing.missed({"library": kind} | slow) == ["cold", "cached", "labelled", "command", "command_again"]
+        assert choosing.missed({"library": kind} | FIGURES | {"command": 3.1}) == ["command"]
+    assert choosing.missed({"library": "deep"} | slow) == []
+
+
+def test_it_can_be_imported_where_nobody_counts_resources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no such module."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    spec = importlib.util.spec_from_file_location("choosing_again", choosing.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    _, worked = again.timed(lambda: sum(range(1_000_000)))
+    assert worked > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="children's seconds are not known there")
+def test_what_a_child_computes_counts() -> None:
+    line = "import time\nwhile time.process_time() < 0.3: pass"
+    wall, worked = choosing.timed(lambda: subprocess.run([sys.executable, "-c", line], check=True))
+    assert 0.25 < worked < wall + 0.25
 
 
 def test_the_table_lies_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(files, "README", tmp_path / "README.md")
-    for kind in ("steps", "metric"):
+    for kind, slow in (("steps", {}), ("metric", {}), ("steps", {"cached": 11.0, "command_again": 12.0})):
         about = {"library": kind, "entries": 30, "tasks": 500, "examples": 25, "threads": 2}
-        files.write("choosing", choosing.command(kind, 30, 500, 5), 0, about | FIGURES)
-    lines = choosing.table()
-    assert [line.split("|")[1].strip() for line in lines[3:]] == [
+        files.write("choosing", choosing.command(kind, 30, 500, 5), 0, about | FIGURES | slow)
+        lines = choosing.table()
+        if not slow:
+            assert lines[-2:] == ["", "No limit is exceeded."]
+    assert [line.split("|")[1].strip() for line in lines[3:5]] == [
         "30 entries, metric; 25 examples; 500 past tasks",
         "30 entries, steps; 25 examples; 500 past tasks",
     ]
-    assert "<= 3 s" in lines[2]
+    assert lines[5:] == ["", "Limits that are exceeded:", "", "- steps, 25 examples: cached, command again"]
+    assert lines[2].count("<= 3 s") == 2, "of the window and of the command"
     with pytest.raises(FileNotFoundError):
         files.into_readme("choosing", lines)
     files.README.write_text("a\n", encoding="utf-8")
@@ -106,3 +136,18 @@ def test_the_table_lies_in_the_readme(tmp_path: Path, monkeypatch: pytest.Monkey
     assert choosing.main(["--table"]) == 0
     text = files.README.read_text(encoding="utf-8")
     assert text.splitlines() == ["a", marks[0], *lines, marks[1], "z"]
+
+
+def test_the_readme_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "README", tmp_path / "README.md")
+    old = "a\n<!-- choosing: made by tests.benchmarks.choosing --table -->\nold\n<!-- /choosing -->\n"
+    files.README.write_text(old, encoding="utf-8")
+
+    def full(fd: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(storage.ops, "write", full)
+    with pytest.raises(StorageError):
+        files.into_readme("choosing", ["new"])
+    assert files.README.read_text(encoding="utf-8") == old
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
