@@ -83,6 +83,18 @@ def test_the_default_is_not_left_for_next_to_nothing_however_sure(ahead: float, 
     assert words in reason
 
 
+def test_a_larger_prior_is_not_said_to_be_evidence() -> None:
+    """What it gains is sure and next to nothing, so it is the prior that decides."""
+    losses = [0.1 + 0.001 * (i % 3) for i in range(25)]
+    better = [x - 0.008 for x in losses]
+    candidates, reason = choose([option("first", 0.3, losses), option("second", 0.95, better)], 5, default=0)
+    assert chosen(candidates).name == "second"
+    assert reason == "Second: your pictures resemble second source far more than first's."
+    better = [x - 0.05 for x in losses]
+    candidates, reason = choose([option("first", 0.3, losses), option("second", 0.95, better)], 5, default=0)
+    assert "does better than first (log-loss lower by 0.05" in reason
+
+
 def test_the_weight_of_the_evidence_is_k_over_k_plus_two() -> None:
     a, b = option("a", 0.9, [2.0, 2.2]), option("b", 0.1, [1.0, 1.2])
     for shots in (1, 2, 5, 10):

@@ -252,7 +252,7 @@ def _gate(
         if gain < LEAST_GAIN and ahead <= SENIORITY:
             words = f"{other} does {'hardly' if gain > 0 else 'no'} better on your {len(b)} examples left out in turn"
             return default, f"{_capital(name)}: {like}; {words}."
-        if gain > 0 and chance <= 0.5 * math.erfc(margin / math.sqrt(2)):
+        if gain >= LEAST_GAIN and chance <= 0.5 * math.erfc(margin / math.sqrt(2)):
             return best, (
                 f"{_capital(other)}: on your {len(b)} examples left out in turn it does better than {name} (log-loss "
                 f"lower by {gain:.2f}, give or take {error:.2f}), as the best of {len(tried)} would by luck in "
