@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,14 +13,15 @@ from tests.services.conftest import quick
 from tests.services.material import folder, request, task
 from tests.services.test_teaching import ask, id_of, only, pictures_of
 from workbench.core.context import Context
-from workbench.core.errors import WorkbenchError
+from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.learn import functional
+from workbench.learn.calibrate import HeldOut, task_temperatures
 from workbench.learn.protocol import Support
 from workbench.learn.registry import backbone
 from workbench.project.library import Library
-from workbench.services import exporting, jobs, knowledge, mixtures, models, predict, teaching
+from workbench.services import exporting, jobs, knowledge, looks, made, mixtures, models, predict, teaching, tuning
 from workbench.services.requests import AdaptRequest, ApplyRequest, ExportRequest
-from workbench.transfer import fine_tuning, mixing
+from workbench.transfer import fine_tuning, mixing, recipes
 
 CTX = Context()
 META_SGD = {"algorithm": "meta-sgd", "params": {"inner_steps": 1, "test_steps": 1, "tasks": 1}}
@@ -66,17 +66,58 @@ def alike(monkeypatch, project, **values):
     monkeypatch.setattr(mixtures, "similarities", lambda _: found)
 
 
-def steps(monkeypatch, count):
-    """Let so many steps be found to help; which examples the search was given."""
-    asked = []
-
-    def tune(_network, _trunk, support, _recipe, _ctx, *, groups):
-        asked.append((support.y.tolist(), list(groups)))
-        return SimpleNamespace(steps=count)
-
-    monkeypatch.setattr(fine_tuning, "tune", tune)
+def forget():
     mixtures._forget()
+    looks._forget()
+    teaching._forget()
+
+
+def steps(monkeypatch, count):
+    """Let so many steps be found to help; the left-out losses that this was asked of."""
+    asked = []
+    monkeypatch.setattr(mixtures, "_HOW", replace(mixtures._HOW, steps=(0, count) if count else (0, 1)))
+    monkeypatch.setattr(tuning, "helping", lambda losses: asked.append(losses) or count)
+    forget()
     return asked
+
+
+def start_of(project, seen, classes):
+    """The mixture as it was before it was tuned, its skeleton, and the examples."""
+    k = seen.knowledge
+    setting = k.algorithm.setting
+    network = backbone(setting.backbone).skeleton(setting.channels, setting.size)
+    x = knowledge.to_tensor(tuple(i for c in classes for i in c.images), k.preprocess)
+    library = Library(project)
+    parts = {
+        p["entry"] if p["name"] != "first" else mixing.NULL: (p["weight"], p["name"]) for p in mixtures.parts(k.entry)
+    }
+    states = {i: knowledge.load(*library.find(name), library) for i, (_, name) in parts.items()}
+    trunks = {i: mixing.trunk_of(network, s.state, i, mixtures._mark(s)) for i, s in states.items()}
+    family = mixing.Family(trunks.pop(mixing.NULL), tuple(trunks.values()))
+    return network, mixing.mixed(family, {i: w for i, (w, _) in parts.items()}).trunk, x
+
+
+def tuned_on(start, y, rows, how, count):
+    network, trunk, x = start
+    (after,) = fine_tuning.along(network, trunk, Support(x[rows], y[rows], 3), how, (count,), CTX)
+    with torch.no_grad():
+        return after, functional.call(network, after.parameters, after.buffers, x)
+
+
+def own_losses(start, seen, how, count):
+    """Log-loss of each example under the mixture's own head, tuned without one of every class, fitted without it."""
+    k, y = seen.knowledge, seen.support.y
+    logits = torch.zeros(12, 3, dtype=torch.float64)
+    for part in range(4):
+        _, f = tuned_on(start, y, torch.arange(12) % 4 != part, how, count)
+        for i in range(part, 12, 4):
+            rest = torch.arange(12) != i
+            adapted = k.algorithm.adapt(k.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
+            with torch.no_grad():
+                logits[i] = k.algorithm.head(k.state, adapted)(f[i : i + 1])[0]
+    nothing = HeldOut(y[:0], torch.zeros(0, 3), None)
+    near = task_temperatures(nothing, y, 3, k.figures["temperature"]).answers
+    return recipes.judged(recipes.LeftOut(torch.arange(12), logits[None]), y, near).losses.tolist()
 
 
 def test_the_mixture_is_the_weighted_mean_of_the_family(related, classes, monkeypatch) -> None:
@@ -106,42 +147,129 @@ def test_a_mixture_that_was_asked_for_is_fine_tuned_and_judged_by_what_was_tuned
     untouched = steps(monkeypatch, 3)
     taught(related, classes)
     assert untouched == [], "as one of many candidates it is not tuned"
-    asked = steps(monkeypatch, 3)
     found = taught(related, classes, "similarity")
-    images = [i for c in classes for i in c.images]
-    assert asked == [([0] * 4 + [1] * 4 + [2] * 4, [i.sha256 for i in images])]
-    seen = found.seen
+    assert [set(losses) for losses in untouched] == [{0, 3}]
+    seen, how = found.seen, mixtures._HOW
     k, y = seen.knowledge, seen.support.y
     assert k.name == "Mix of left and right, fine-tuned by 3 steps"
-    setting = k.algorithm.setting
-    network = backbone(setting.backbone).skeleton(setting.channels, setting.size)
-    x = knowledge.to_tensor(tuple(images), k.preprocess)
-    library = Library(related)
-    parts = {
-        p["entry"] if p["name"] != "first" else mixing.NULL: (p["weight"], p["name"]) for p in mixtures.parts(k.entry)
-    }
-    states = {i: knowledge.load(*library.find(name), library) for i, (_, name) in parts.items()}
-    trunks = {i: mixing.trunk_of(network, s.state, i, mixtures._mark(s)) for i, s in states.items()}
-    family = mixing.Family(trunks.pop(mixing.NULL), tuple(trunks.values()))
-    start = mixing.mixed(family, {i: w for i, (w, _) in parts.items()}).trunk
-
-    def tuned(rows):
-        how = fine_tuning.Recipe(pictures=mixing.PICTURES)
-        return fine_tuning.after(network, start, Support(x[rows], y[rows], 3), how, 3, CTX)
-
-    whole = tuned(torch.ones(12, dtype=torch.bool))
-    got = mixing.trunk_of(network, k.state, "got")
+    start = start_of(related, seen, classes)
+    for n, losses in untouched[0].items():
+        assert losses == pytest.approx(own_losses(start, seen, how, n), rel=1e-2, abs=2e-3)
+    whole, _ = tuned_on(start, y, torch.ones(12, dtype=torch.bool), how, 3)
+    got = mixing.trunk_of(start[0], k.state, "got")
     for n, t in whole.tensors.items():
         torch.testing.assert_close(got.tensors[n], t, rtol=1e-4, atol=1e-6)
-    assert not torch.equal(got.parameters["0.conv.weight"], start.parameters["0.conv.weight"])
+    assert not torch.equal(got.parameters["0.conv.weight"], start[1].parameters["0.conv.weight"])
     for i, logits in zip(seen.left_out.rows.tolist(), seen.left_out.logits, strict=True):
         rest = torch.arange(12) % 4 != i % 4
-        other = tuned(rest)
+        _, f = tuned_on(start, y, rest, how, 3)
         with torch.no_grad():
-            f = functional.call(network, other.parameters, other.buffers, x)
             adapted = k.algorithm.adapt(k.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
             expected = k.algorithm.head(k.state, adapted)(f[i : i + 1])[0]
         torch.testing.assert_close(logits.log_softmax(0), expected.log_softmax(0), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("lr", [0.05, 0.3])
+def test_the_number_of_steps_is_the_one_that_helps_the_head_that_answers(related, classes, monkeypatch, lr) -> None:
+    """Whatever a linear head that is tuned with the network would gain."""
+    alike(monkeypatch, related, left=0.4, right=0.3)
+    how = replace(mixtures._HOW, lr=lr, steps=(0, 5))
+    monkeypatch.setattr(mixtures, "_HOW", how)
+    forget()
+    seen = taught(related, classes, "similarity").seen
+    start, y = start_of(related, seen, classes), seen.support.y
+    losses = {n: own_losses(start, seen, how, n) for n in how.steps}
+    assert seen.knowledge.entry.provenance["tuned"] == tuning.helping(losses)
+    linear = fine_tuning.tune(start[0], start[1], Support(start[2], y, 3), how, CTX).steps
+    assert (linear, tuning.helping(losses)) == ((5, 0) if lr == 0.05 else (0, 0)), "they do not always say the same"
+
+
+def test_steps_are_taken_for_what_is_surely_worth_it() -> None:
+    none = [0.5, 0.4, 0.6, 0.5, 0.7, 0.3, 0.5, 0.6]
+    sure = [x - 0.1 - 0.01 * i for i, x in enumerate(none)]
+    assert tuning.helping({0: none, 5: sure, 10: none}) == 5
+    assert tuning.helping({0: none, 5: sure, 10: [x - 0.05 for x in sure]}) == 10
+    assert tuning.helping({0: none, 5: [x + 0.1 for x in none]}) == 0
+    assert tuning.helping({0: none, 5: [x - 0.005 for x in none]}) == 0, "next to nothing, however sure"
+    assert tuning.helping({0: none, 5: [none[0] - 0.4, *none[1:]]}) == 0, "one example alone"
+
+
+def test_the_estimate_is_lowered_for_the_numbers_of_steps_it_was_picked_from(related, classes, monkeypatch) -> None:
+    alike(monkeypatch, related, left=0.4, right=0.3)
+    for count in (0, 3):
+        steps(monkeypatch, count)
+        found = taught(related, classes, "similarity")
+        assert found.picked_from == 2
+        plain, lowered = found.seen.estimate(1), found.estimate()
+        assert lowered.low < plain.low
+        assert "picked from 2" in lowered.how
+    few = tuple(replace(c, images=c.images[:1]) for c in classes)
+    assert taught(related, few, "similarity").picked_from == 1
+
+
+def test_tuning_stops_within_a_step_and_leaves_nothing_half_done(related, classes, monkeypatch) -> None:
+    alike(monkeypatch, related, left=0.4, right=0.3)
+    steps(monkeypatch, 3)
+    taken = []
+    logits = fine_tuning._logits
+    monkeypatch.setattr(fine_tuning, "_logits", lambda *a: taken.append(1) or logits(*a))
+    said = []
+
+    def stop(ctx):
+        said.append(ctx.status_text)
+        if taken:
+            ctx.cancel()
+
+    ctx = Context(on_change=stop)
+    with pytest.raises(JobCancelledError):
+        teaching.adapt_to(classes, related, "similarity", knowledge.feature_cache(), ctx, every_step=False)
+    assert "Fine-tuning the mixture without a part of the examples" in said
+    assert len(taken) == 3, "the first part alone"
+    seen = taught(related, classes, "similarity").seen
+    part = torch.arange(12) > 2
+    with pytest.raises(JobCancelledError):
+        seen.made.see(part, ctx)
+    start = start_of(related, seen, classes)
+    _, expected = tuned_on(start, seen.support.y, part, mixtures._HOW, 3)
+    torch.testing.assert_close(seen.made.see(part, CTX), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_mixtures_hold_is_counted_and_bounded(related, classes, monkeypatch) -> None:
+    """Pictures, mixed weights and features, and of the networks that were made without a part nothing but these."""
+    alike(monkeypatch, related, left=0.4, right=0.3)
+    steps(monkeypatch, 3)
+    seen = taught(related, classes, "similarity").seen
+    held = list(looks._held(seen))
+    _, trunk, x = start_of(related, seen, classes)
+    mixed = sum(t.nbytes for t in trunk.tensors.values())
+    size = made.nbytes(held)
+    features = 4 * seen.support.x.nbytes
+    assert size >= x.nbytes + 2 * mixed + features, "its start, and where it came to"
+    assert size <= x.nbytes + 4 * mixed + 3 * features
+    seen.made.see(torch.arange(12) > 2, CTX)
+    assert made.nbytes(looks._held(seen)) == size + seen.support.x.nbytes
+    monkeypatch.setattr(looks, "_REMEMBERED", 2 * size)
+    monkeypatch.setattr(mixtures, "_KEPT", 2 * size)
+    for n in range(4):
+        some = tuple(replace(c, images=c.images[: 2 + n % 3]) for c in classes[: 2 + n // 3])
+        taught(related, some, "similarity")
+        remembered = looks._remembered.looks.values()
+        assert made.nbytes(t for s in remembered for t in looks._held(s)) <= 2 * size
+        kept = mixtures._made.mixtures.values()
+        assert made.nbytes(t for m in kept for t in mixtures._held(*m)) <= 2 * size
+
+
+def test_with_very_many_examples_a_mixed_network_is_tried_only_where_it_was_asked_for(
+    related, classes, monkeypatch
+) -> None:
+    """Each part of them is a pass of them all at once."""
+    alike(monkeypatch, related, left=0.4, right=0.3, other_steps=0.3)
+    steps(monkeypatch, 0)
+    monkeypatch.setattr(mixtures, "_TRIED", 11)
+    found = taught(related, classes)
+    assert "similarity" not in {c.entry for c in found.candidates}
+    assert "optimiser" in {c.entry for c in found.candidates}
+    assert taught(related, classes, "similarity").seen.knowledge.id == "similarity"
 
 
 def test_left_out_examples_have_no_share_in_the_mixtures_running_averages(related, classes, monkeypatch) -> None:
@@ -152,17 +280,17 @@ def test_left_out_examples_have_no_share_in_the_mixtures_running_averages(relate
     assert seen.made is not None
     k, y = seen.knowledge, seen.support.y
     x = knowledge.to_tensor(tuple(i for c in classes for i in c.images), k.preprocess)
+    network, trunk, _ = start_of(related, seen, classes)
     differs = 0.0
     for i, logits in zip(seen.left_out.rows.tolist(), seen.left_out.logits, strict=True):
         rest = torch.arange(12) % 4 != i % 4
-        made = seen.made.make(rest)
-        own = made.algorithm.trunk(made.state)
-        assert own is not None
-        torch.testing.assert_close(seen.made.see(rest), own(x), rtol=1e-4, atol=1e-5)
-        for trunk, same in ((own, True), (k.trunk, False)):
-            f = trunk(x)
-            adapted = made.algorithm.adapt(made.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
-            gap = logits - made.algorithm.head(made.state, adapted)(f[i : i + 1])[0]
+        part = mixing.restated(network, trunk, x[rest])
+        with torch.no_grad():
+            own = functional.call(network, part.parameters, part.buffers, x)
+        torch.testing.assert_close(seen.made.see(rest, CTX), own, rtol=1e-4, atol=1e-5)
+        for f, same in ((own, True), (k.trunk(x), False)):
+            adapted = k.algorithm.adapt(k.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
+            gap = logits - k.algorithm.head(k.state, adapted)(f[i : i + 1])[0]
             if same:
                 assert float(gap.detach().abs().max()) < 1e-3
             else:

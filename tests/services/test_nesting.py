@@ -91,7 +91,7 @@ def test_networks_that_were_made_of_the_examples_are_made_again_without_the_part
     seen = looks["proto", "ridge head, norms measured on the examples"]
     asked = []
     see = seen.made.see
-    spied = replace(seen, made=replace(seen.made, see=lambda kept: asked.append(kept) or see(kept)))
+    spied = replace(seen, made=replace(seen.made, see=lambda kept, ctx: asked.append(kept) or see(kept, ctx)))
     hidden = hidden_of(seen)
     found = nesting.losses_without(spied, hidden, NAMES, CTX)
     assert torch.equal(torch.isnan(found), hidden)

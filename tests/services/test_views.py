@@ -90,7 +90,7 @@ def test_norms_are_measured_on_the_pictures_alone(trained, two, monkeypatch) -> 
     kept = torch.tensor([True, False] * 3)
     made = seen.made.make(kept)
     torch.testing.assert_close(
-        seen.made.see(kept)[6:], made.trunk(views.inputs(made.preprocess, two)), rtol=1e-4, atol=1e-5
+        seen.made.see(kept, CTX)[6:], made.trunk(views.inputs(made.preprocess, two)), rtol=1e-4, atol=1e-5
     )
     assert len(seen.losses) == 6
 

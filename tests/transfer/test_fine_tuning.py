@@ -197,15 +197,14 @@ def test_so_many_steps_on_the_same_examples_end_at_the_same_trunk_in_any_order()
     net, trunk, _, _ = setting()
     x, y = hidden(12)
     recipe = Recipe(steps=(0, 30), lr=0.3)
-    found = fine_tuning.after(net, trunk, Support(x, y, 2), recipe, 30, Context())
-    turned = fine_tuning.after(net, trunk, Support(x.flip(0), y.flip(0), 2), recipe, 30, Context())
+    nowhere, found = fine_tuning.along(net, trunk, Support(x, y, 2), recipe, (0, 30), Context())
+    turned = last(fine_tuning.along(net, trunk, Support(x.flip(0), y.flip(0), 2), recipe, (30,), Context()))
     searched = tune(net, trunk, Support(x, y, 2), recipe, Context())
     assert searched.steps == 30
     for n, t in searched.trunk.tensors.items():
         assert torch.equal(found.tensors[n], t)
         assert torch.equal(turned.tensors[n], t)
     assert any(not torch.equal(t, trunk.parameters[n]) for n, t in found.parameters.items())
-    nowhere = fine_tuning.after(net, trunk, Support(x, y, 2), recipe, 0, Context())
     assert all(torch.equal(t, nowhere.parameters[n]) for n, t in trunk.parameters.items())
 
 

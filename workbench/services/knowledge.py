@@ -7,7 +7,7 @@ import functools
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,6 +90,14 @@ class Knowledge:
     def figures(self) -> Mapping[str, float]:
         """What was fitted on validation episodes, and what stands for it where nothing was."""
         return UNCALIBRATED if self.entry is None else {**UNCALIBRATED, **self.entry.calibration}
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds; those of its trunk may be others than those of its state."""
+        for part in self.state:
+            yield from part.values()
+        if self.trunk is not None:
+            yield from self.trunk.parameters()
+            yield from self.trunk.buffers()
 
     @property
     def size(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,9 +36,9 @@ _SLOW_FOLDS = 3
 """Adaptations spent on left-out examples of a method that adapts by gradient steps."""
 _ONE_BY_ONE = 100
 """Up to so many examples are left out one at a time, more in ten parts."""
-_MANY_FOLDS = 10
+_MANY_FOLDS = made.PARTS
 _REMEMBERED = 256_000_000
-"""Bytes of examples that each thread remembers."""
+"""Bytes that each thread's looks hold, beside the entries themselves."""
 
 _AS_IT_IS = Recipe(None)
 
@@ -168,14 +168,19 @@ def remember(key: tuple[object, ...], seen: Seen) -> Seen:
     looks = _remembered.looks
     looks[key] = seen
     looks.move_to_end(key)
-    while len(looks) > 1 and sum(_bytes(s) for s in looks.values()) > _REMEMBERED:
+    while len(looks) > 1 and made.nbytes(t for s in looks.values() for t in _held(s)) > _REMEMBERED:
         looks.popitem(last=False)
     return seen
 
 
-def _bytes(seen: Seen) -> int:
-    tensors = (seen.support.x, seen.embedding, seen.unlabelled, seen.views)
-    return sum(t.nbytes for t in tensors if t is not None)
+def _held(seen: Seen) -> Iterator[Tensor]:
+    """Tensors that a look keeps: of the examples, of what was made of them, and of a mixture, which no library has."""
+    yield from (t for t in (seen.support.x, seen.embedding, seen.unlabelled, seen.views) if t is not None)
+    if seen.made is not None:
+        yield from seen.made.held()
+    entry = seen.knowledge.entry
+    if entry is not None and "mixed" in entry.provenance:
+        yield from seen.knowledge.tensors()
 
 
 def look(
@@ -241,7 +246,7 @@ def _judged(seen: Seen, pictures: Sequence[str], ctx: Context) -> recipes.Judged
     """Of a network that was made of the examples, or of an entry's own head on the examples and views of them."""
     k, support = seen.knowledge, seen.support
     if seen.made is not None:
-        return made.judged(seen.made, support.y, support.ways, pictures, ctx, seen.temperature)
+        return made.answered(seen.made, k, support.y, support.ways, pictures, ctx)
     features, y, n = seen.shown
     keep, asked = recipes.masks(y, support.ways, list(pictures) * n)
     z = made.own_answers(k, features, y, support.ways, keep, asked, ctx)

@@ -2,29 +2,34 @@
 
 Norms that are measured on the examples, and networks that are fine-tuned on them, have seen what is left out of their
 heads. So an example is asked about under a network that was made without the part of the examples it lies in: as many
-networks as the largest class has examples, at most five, and not one for each example, which would cost five times as
+networks as the largest class has examples, at most ten, and not one for each example, which would cost five times as
 much. The other examples of the part are missing, too, which does not favour such networks in any comparison.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.core.context import Context
-from workbench.learn.calibrate import HeldOut
+from workbench.learn.calibrate import HeldOut, task_temperatures
 from workbench.learn.protocol import Support
 from workbench.services.knowledge import Knowledge
 from workbench.transfer import nested, recipes
 
-T = TypeVar("T")
-
 MOST = 50
-"""Examples up to which such networks are tried, none of whose classes has more than are left out one by one."""
+"""Examples of all classes together that are :func:`few`."""
+PARTS = 10
+"""In which more are left out."""
+
+See = Callable[[Tensor, Context], Tensor]
+"""Features of all examples under what is made of those that are kept ``[S]`` bool; the context is checked meanwhile."""
+Found = dict[tuple[bool, ...], Tensor]
+"""Features, by what was kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,35 +37,71 @@ class Made:
     """How knowledge is made of examples.
 
     Attributes:
-        make: the knowledge that comes of those that are kept ``[S]`` bool; its head is asked alone, so its trunk may be
-            missing.
+        make: the knowledge whose head answers where those are kept ``[S]`` bool; its head is asked alone, so its trunk
+            may be missing, or that of the whole.
         see: features of all examples ``[S, D]`` under it, and of their views where there are any ``[views * S, D]``.
         head: the closed form of its head, ``None`` for an entry's own.
         views: in how many each example is seen, itself included; see ``recipes.judged``.
+        options: of how many it was picked by the examples, itself included, beside what it is compared with.
+        held: tensors that are kept for it, which may grow.
     """
 
     make: Callable[[Tensor], Knowledge]
-    see: Callable[[Tensor], Tensor]
+    see: See
     head: recipes.Head | None = None
     views: int = 1
+    options: int = 1
+    held: Callable[[], Iterable[Tensor]] = tuple
 
 
-def once(see: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
-    """The same, which remembers its answers."""
-    found: dict[tuple[bool, ...], T] = {}
+def once(see: See, found: Found | None = None) -> See:
+    """The same, which remembers its answers in ``found``; what is stopped leaves nothing there."""
+    known: Found = {} if found is None else found
 
-    def remembered(kept: Tensor) -> T:
+    def remembered(kept: Tensor, ctx: Context) -> Tensor:
         key = tuple(kept.tolist())
-        if key not in found:
-            found[key] = see(kept)
-        return found[key]
+        if key not in known:
+            known[key] = see(kept, ctx)
+        return known[key]
 
     return remembered
 
 
+def nbytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes that tensors take together; what several of them share counts once."""
+    storages = (t.untyped_storage() for t in tensors)
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
 def few(counts: Sequence[int]) -> bool:
-    """Whether so many examples of each class are few enough."""
+    """Whether so many examples of each class are at most 50 together, and no class has more than there are parts."""
     return max(counts) <= recipes.ONE_BY_ONE and sum(counts) <= MOST
+
+
+def answered(
+    made: Made, knowledge: Knowledge, y: Tensor, ways: int, pictures: Sequence[str], ctx: Context
+) -> recipes.Judged:
+    """What it is compared by: answers to examples one by one where they are :func:`few`, and else in ten parts.
+
+    Args:
+        made: how the network is made.
+        knowledge: whose head answers, and whose temperature few answers are held near.
+        y: ``[S]``.
+        ways: ``N``.
+        pictures: per example, which one it shows.
+        ctx: checked between networks, and while each is made.
+
+    Raises:
+        JobCancelledError: asked to stop.
+    """
+    typical = knowledge.figures["temperature"]
+    if few(torch.bincount(y, minlength=ways).tolist()):
+        nothing = HeldOut(y[:0], torch.zeros(0, ways), None)
+        return judged(made, y, ways, pictures, ctx, task_temperatures(nothing, y, ways, typical).answers)
+    held = in_parts(made, y, ways, pictures, PARTS, ctx)
+    fitted = task_temperatures(held, y, ways, typical, PARTS)
+    losses = F.cross_entropy(held.logits / fitted.left_out, y[held.rows], reduction="none")
+    return recipes.Judged(held.rows, held.logits, fitted.answers, losses)
 
 
 def judged(
@@ -79,7 +120,7 @@ def judged(
         y: ``[S]``.
         ways: ``N``.
         pictures: per example, which one it shows.
-        ctx: checked between networks.
+        ctx: checked between networks, and while each is made.
         start: temperature that few answers are held near.
         gone: ``[S]`` bool, examples that are as if they had never been there.
     """
@@ -95,7 +136,7 @@ def judged(
         some = own.any(1)
         if not some.any():
             continue
-        features = made.see(here & ~away)
+        features = made.see(here & ~away, ctx)
         if made.head is None:
             answered = own_answers(made.make(here & ~away), features, shown, ways, keep[some], own[some], ctx)
         else:
@@ -137,7 +178,7 @@ def in_parts(made: Made, y: Tensor, ways: int, pictures: Sequence[str], count: i
     logits = torch.zeros(len(y), ways)
     for r, away in enumerate(out):
         ctx.check()
-        k, f = made.make(~away), made.see(~away)[: len(y)]
+        k, f = made.make(~away), made.see(~away, ctx)[: len(y)]
         adapted = k.algorithm.adapt(k.state, Support(f[~away], y[~away], ways, f[~away]), ctx)
         with torch.no_grad():
             logits[part == r] = k.algorithm.head(k.state, adapted)(f[part == r])

@@ -4,9 +4,11 @@ A family is an entry of the library and those that were trained from it (``train
 like any other: it is tried on the examples, adapted, written and opened as an entry of its algorithm would be.
 
 A mixed network stands where its weights put it, with running averages measured again on the examples. Where it was
-asked for it is fine-tuned near that place (``transfer/fine_tuning.py``) by as many steps as help with examples that are
-left out, which may be none. What is said of it is what networks say that were tuned without the part that is asked
-about. As one of many candidates it is not tuned: that takes a training for each part, seconds, and the others wait.
+asked for it is fine-tuned near that place by as many steps as help the head that answers with examples that are left
+out, which may be none (``services/tuning.py``). What is said of it is what networks say that were tuned without the
+part that is asked about, by that number of steps, which all examples had a share in: so many numbers count as picked
+from where its accuracy is estimated. As one of many candidates it is not tuned: that takes a training for each part,
+seconds, and the others wait.
 """
 
 from __future__ import annotations
@@ -27,28 +29,32 @@ from workbench.core.threads import at_thread_end
 from workbench.core.values import EntryId, KnowledgeEntry, TaskClass
 from workbench.learn import averaging, functional
 from workbench.learn.features import FeatureCache, trunk_digest
-from workbench.learn.protocol import State, Support
+from workbench.learn.protocol import State
 from workbench.learn.registry import backbone
 from workbench.project.library import Library
 from workbench.services import knowledge as known
-from workbench.services import recasting, views
+from workbench.services import recasting, tuning, views
 from workbench.services.knowledge import Knowledge
 from workbench.services.looks import Seen, UnfitError, key_of, look, recall, remember, try_on
-from workbench.services.made import Made, once
+from workbench.services.made import Found, Made, nbytes, once
 from workbench.services.survey import Survey
 from workbench.transfer import fine_tuning, mixing, step_sizes
 from workbench.transfer.mixing import NULL
 from workbench.transfer.rank import NO_TRANSFER_PRIOR
-from workbench.transfer.recipes import Recipe
+from workbench.transfer.recipes import Head, Recipe
 
 NETWORKS, STEP_SIZES = "similarity", "optimiser"
 """The two forms, which are the ids of what is mixed as well."""
 FORMS = (NETWORKS, STEP_SIZES)
 STRATEGIES = {NETWORKS: "mixture by similarity", STEP_SIZES: "mixture of step sizes by similarity"}
+_HOW = fine_tuning.Recipe(pictures=mixing.PICTURES)
 _TUNED = 100
 """Examples up to which a mixture is fine-tuned, for the time it takes."""
-_KEPT = 8
-"""Mixtures that each thread keeps ready to use."""
+_TRIED = 300
+"""Examples up to which a mixed network is a candidate that nobody asked for: it is made anew without each part of them,
+and each time all of them go through it at once."""
+_KEPT = 128_000_000
+"""Bytes of mixtures that each thread keeps ready to use."""
 _WHAT = "Nothing was adapted"
 
 
@@ -115,6 +121,8 @@ def with_mixtures(
     out = []
     for form in FORMS:
         if wanted and form != choice:
+            continue
+        if not wanted and form == NETWORKS and sum(len(c.images) for c in classes) > _TRIED:
             continue
         try:
             knowledge, made = _of_best(form, families, library, classes, wanted, ctx)
@@ -213,31 +221,35 @@ def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...],
     names = (n for part in leader.state for n in part)
     closed = not leader.cacheable or any(n.startswith((averaging.ANCESTOR, averaging.DELTA)) for n in names)
 
-    more = views.inputs(leader.preprocess, classes)
-    y, how, steps = torch.tensor([k for k, n in enumerate(counts) for _ in range(n)]), fine_tuning.Recipe(), 0
+    def assembled(trunk: mixing.Trunk, steps: int) -> Knowledge:
+        state = _with_trunk(leader.state, trunk)
+        whole = _assembled(NETWORKS, state, leader, ancestor, used, family, weights, steps)
+        if not closed:
+            return whole
+        return replace(recasting.recast(whole, Recipe(whole.id, head="ridge")), name=whole.name)
+
+    more, found = views.inputs(leader.preprocess, classes), Found()
+    head: Head | None = "ridge" if closed else None
+    shown = (len(x) + len(more)) // len(x)
+    y, steps, options = torch.tensor([k for k, n in enumerate(counts) for _ in range(n)]), 0, 1
+    start = tuning.Start(network, mixture.trunk, x, more, y, len(classes), _HOW)
+    measuring = mixing.measuring(network, mixture.trunk, x, more, recipe.pictures)
     if tuned:
-        ctx.status("Fine-tuning the mixture, without each part of the examples in turn")
-        how = replace(how, pictures=recipe.pictures)
-        support = Support(x, y, len(classes))
-        steps = fine_tuning.tune(network, mixture.trunk, support, how, ctx, groups=pictures).steps
-
-    def stepped(kept: Tensor) -> tuple[mixing.Trunk, Tensor]:
-        # it may be asked for in another job, and does not heed the end of this one
-        support = Support(x[kept], y[kept], len(classes))
-        trunk = fine_tuning.after(network, mixture.trunk, support, how, steps, Context())
-        with torch.no_grad():
-            return trunk, functional.call(network, trunk.parameters, trunk.buffers, torch.cat([x, more]))
-
-    restated = once(stepped if steps else mixing.measuring(network, mixture.trunk, x, more, recipe.pictures))
-    state = _with_trunk(leader.state, restated(torch.ones(len(x), dtype=torch.bool))[0])
-    whole = _assembled(NETWORKS, state, leader, ancestor, used, family, weights, steps)
-    if closed:
-        whole = replace(recasting.recast(whole, Recipe(whole.id, head="ridge")), name=whole.name)
-
-    def make(kept: Tensor) -> Knowledge:
-        return replace(whole, state=_with_trunk(whole.state, restated(kept)[0]), trunk=None)
-
-    made = Made(make, lambda kept: restated(kept)[1], "ridge" if closed else None, (len(x) + len(more)) // len(x))
+        plain = assembled(mixture.trunk, 0)
+        untuned = Made(lambda _: plain, measuring, head, shown)
+        steps, found = tuning.search(start, untuned, plain, pictures, ctx)
+        options = len(_HOW.steps)
+    trunk = start.ended(steps, ctx) if steps else mixing.restated(network, mixture.trunk, x, recipe.pictures, ctx)
+    whole = assembled(trunk, steps)
+    see = once((lambda kept, ctx: start.along(kept, (steps,), ctx)[0]) if steps else measuring, found)
+    made = Made(
+        lambda _: whole,  # no task changes what the head has of its own
+        see,
+        head,
+        shown,
+        options,
+        lambda: (x, more, *mixture.trunk.tensors.values(), *found.values()),
+    )
     return _remembered(key, whole, made)
 
 
@@ -336,9 +348,15 @@ def _recalled(key: tuple[object, ...]) -> _Mixed | None:
 
 def _remembered(key: tuple[object, ...], knowledge: Knowledge, made: Made | None) -> _Mixed:
     _made.mixtures[key] = knowledge, made
-    while len(_made.mixtures) > _KEPT:
+    while len(_made.mixtures) > 1 and nbytes(t for m in _made.mixtures.values() for t in _held(*m)) > _KEPT:
         _made.mixtures.popitem(last=False)
     return knowledge, made
+
+
+def _held(knowledge: Knowledge, made: Made | None) -> Iterator[Tensor]:
+    yield from knowledge.tensors()
+    if made is not None:
+        yield from made.held()
 
 
 def _judged(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.params import values_of
 from workbench.learn import functional
@@ -85,7 +86,7 @@ def recast(knowledge: Knowledge, recipe: Recipe, x: Tensor | None = None) -> Kno
     )
 
 
-def measuring(knowledge: Knowledge, recipe: Recipe, x: Tensor, more: Tensor) -> Callable[[Tensor], Tensor]:
+def measuring(knowledge: Knowledge, recipe: Recipe, x: Tensor, more: Tensor) -> Callable[[Tensor, Context], Tensor]:
     """What gives the features of all examples under norms that were measured on those kept ``[S]`` bool.
 
     They are those of :func:`recast` with these examples, in one pass and without a copy of the network.
@@ -100,8 +101,7 @@ def measuring(knowledge: Knowledge, recipe: Recipe, x: Tensor, more: Tensor) -> 
     key = setting.backbone if recipe.layer == "last" else beginning_of(setting.backbone)
     network = backbone(key).skeleton(setting.channels, setting.size)
     trunk = mixing.trunk_of(network, knowledge.state, knowledge.name)
-    found = mixing.measuring(network, trunk, x, more)
-    return lambda kept: found(kept)[1]
+    return mixing.measuring(network, trunk, x, more)
 
 
 def can(knowledge: Knowledge, recipe: Recipe) -> bool:

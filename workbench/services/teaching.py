@@ -58,7 +58,8 @@ class Taught:
         candidates: ranked, the chosen one first.
         reason: one sentence.
         strategy: how it was chosen, in a few words.
-        picked_from: how many were judged on the examples to choose this one, itself included.
+        picked_from: how many were judged on the examples to choose this one, itself included; of a mixture that was
+            asked for, after how many numbers of steps.
         runner_up: what would have been used in its place, "" where there is nothing else.
         images: examples that decided, 0 where similarity alone did.
         adapted: fully.
@@ -197,7 +198,7 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
         candidates,
         found_choice.reason,
         strategy,
-        1 if asked_for else max(judged, 1),
+        (1 if chosen.made is None else chosen.made.options) if asked_for else max(judged, 1),
         adapted,
         names,
         networks,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,7 @@ from workbench.services import knowledge as known
 from workbench.services import recasting, views
 from workbench.services.knowledge import Knowledge
 from workbench.services.looks import Seen, key_of, recall, remember
-from workbench.services.made import Made, few, judged, once
+from workbench.services.made import Found, Made, See, few, judged, once
 from workbench.services.survey import Survey
 from workbench.transfer import recipes
 from workbench.transfer.prior import prior_of
@@ -63,8 +63,9 @@ def _recipes(seen: Sequence[Seen], classes: tuple[TaskClass, ...], cache: Featur
     return out
 
 
-_Shared = dict[Recipe, Callable[[Tensor], Tensor]]
-"""What measures a trunk's norms, by the recipe without its head: all heads share what it has measured."""
+_Shared = dict[Recipe, tuple[Tensor, See, int, Callable[[], Iterable[Tensor]]]]
+"""The pictures, what measures a trunk's norms on them, in how many views it shows each, and what is kept for that, by
+the recipe without its head: all heads share what was measured."""
 
 
 def _judged(
@@ -86,12 +87,13 @@ def _judged(
     pictures = [image.sha256 for image in images]
     seen = replace(base, unlabelled=None, recipe=recipe, views=None)
     if recipe.adapter == "norm":
-        x, more = known.to_tensor(images, k.preprocess), views.inputs(k.preprocess, classes)
-        see = shared.setdefault(replace(recipe, head="ridge"), once(recasting.measuring(k, recipe, x, more)))
-        n = (len(x) + len(more)) // len(x)
-        made = Made(lambda kept: recasting.recast(k, recipe, x[kept]), see, recipe.head, n)
+        same = replace(recipe, head="ridge")
+        if same not in shared:
+            shared[same] = _measuring(k, recipe, classes)
+        x, see, n, held = shared[same]
+        made = Made(lambda kept: recasting.recast(k, recipe, x[kept]), see, recipe.head, n, held=held)
         seen = replace(seen, made=made)
-        features = see(torch.ones_like(y, dtype=torch.bool))[: len(y)]
+        features = see(torch.ones_like(y, dtype=torch.bool), ctx)[: len(y)]
         found = judged(made, y, ways, pictures, ctx)
     else:
         carrier = _carrier(k, recipe)
@@ -111,6 +113,15 @@ def _judged(
         losses=found.losses.float(),
     )
     return remember(key, seen)
+
+
+def _measuring(
+    knowledge: Knowledge, recipe: Recipe, classes: tuple[TaskClass, ...]
+) -> tuple[Tensor, See, int, Callable[[], Iterable[Tensor]]]:
+    x = known.to_tensor(tuple(i for c in classes for i in c.images), knowledge.preprocess)
+    more, found = views.inputs(knowledge.preprocess, classes), Found()
+    see = once(recasting.measuring(knowledge, recipe, x, more), found)
+    return x, see, (len(x) + len(more)) // len(x), lambda: (x, more, *found.values())
 
 
 def _carrier(knowledge: Knowledge, recipe: Recipe) -> Knowledge:

@@ -22,8 +22,9 @@ can be left out, and nothing is tuned. What shows one picture, its copies and it
 
 The left-out loss at the number of steps that was taken is the least of several, and says a little too much of it.
 
-The benchmark of transfer compares starts by this, and ``services/mixtures.py`` tunes a mixture that was asked for: each
-number of steps costs a training per part, which an answer within a second leaves no time for.
+The benchmark of transfer compares starts by this (:func:`tune`), under the linear head that is tuned with the trunk.
+Where another head answers, its losses decide: :func:`along` gives the trunk after each number of steps, and
+``services/tuning.py`` asks that head for a mixture that was asked for.
 
 Mistakes that are easily made here, and not made: a pull towards zero; a pull on the head; a head at random rows, whose
 first gradients spoil the trunk; the number of steps chosen on what was tuned on, or on its copies; batch norm in train
@@ -198,15 +199,19 @@ def tune(
     return Tuned(tuned, theta[WEIGHT], theta[BIAS], steps, losses, rows, left_out)
 
 
-def after(network: nn.Module, trunk: Trunk, support: Support, recipe: Recipe, steps: int, ctx: Context) -> Trunk:
-    """The trunk after so many steps on a task's examples, towards where it was, with the averages it was tuned under.
+def along(
+    network: nn.Module, trunk: Trunk, support: Support, recipe: Recipe, steps: Sequence[int], ctx: Context
+) -> Iterator[Trunk]:
+    """The trunk after each of these numbers of steps on a task's examples, towards where it was.
+
+    It has the running averages it was tuned under, also after none.
 
     Args:
         network: the backbone's skeleton.
         trunk: to start from.
         support: the examples, as pictures.
-        recipe: how; its numbers of steps are not looked at.
-        steps: how many.
+        recipe: how; its own numbers of steps are not looked at.
+        steps: how many, going up.
         ctx: checked before each step.
 
     Raises:
@@ -214,8 +219,9 @@ def after(network: nn.Module, trunk: Trunk, support: Support, recipe: Recipe, st
     """
     order = examples.canonical_order(support.x)
     given = (support.x[order], support.y[order], support.ways)
-    *_, (theta, buffers) = _path(network, trunk, trunk, given, recipe, steps, ctx)
-    return replace(trunk, parameters=functional.under(theta), buffers=buffers)
+    for j, (theta, buffers) in enumerate(_path(network, trunk, trunk, given, recipe, steps[-1], ctx)):
+        if j in steps:
+            yield replace(trunk, parameters=functional.under(theta), buffers=buffers)
 
 
 _Examples = tuple[Tensor, Tensor, int]
@@ -281,7 +287,7 @@ def _path(
 ) -> Iterator[tuple[Tensors, Tensors]]:
     """``trunk.*``, ``head.weight`` and ``head.bias`` with the running averages, before and after each step."""
     x, y, ways = given
-    buffers = restated(network, trunk, x, recipe.pictures).buffers
+    buffers = restated(network, trunk, x, recipe.pictures, ctx).buffers
     with torch.no_grad():
         features = functional.call(network, trunk.parameters, buffers, x)
         scale = heads.START / features.shape[1]

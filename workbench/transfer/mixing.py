@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.learn import averaging, functional, norm
 from workbench.learn.norm import Norm2d
@@ -242,7 +243,9 @@ def mixed(family: Family, given: Mapping[str, float]) -> Mixture:
     return Mixture(trunk, {name: w / total for name, w in used.items()})
 
 
-def restated(network: nn.Module, trunk: Trunk, x: Tensor, pictures: float = PICTURES) -> Trunk:
+def restated(
+    network: nn.Module, trunk: Trunk, x: Tensor, pictures: float = PICTURES, ctx: Context | None = None
+) -> Trunk:
     """The same weights with running averages that the examples were asked about.
 
     Each layer's are ``n / (n + pictures)`` those of the ``n`` examples and the rest the trunk's, as if both had been
@@ -254,13 +257,22 @@ def restated(network: nn.Module, trunk: Trunk, x: Tensor, pictures: float = PICT
         trunk: whose running averages are the start.
         x: the examples ``[n, C, H, W]``, normalised.
         pictures: how many pictures the trunk's own averages count for; ``inf`` keeps them.
+        ctx: checked before each layer that is measured; ``None``: nobody can ask to stop.
+
+    Raises:
+        JobCancelledError: from ``ctx``.
     """
-    return trunk if math.isinf(pictures) else measured(network, trunk, x, pictures)[0]
+    return trunk if math.isinf(pictures) else measured(network, trunk, x, pictures, ctx=ctx)[0]
 
 
 @torch.no_grad()
 def measured(
-    network: nn.Module, trunk: Trunk, x: Tensor, pictures: float = PICTURES, kept: Tensor | None = None
+    network: nn.Module,
+    trunk: Trunk,
+    x: Tensor,
+    pictures: float = PICTURES,
+    kept: Tensor | None = None,
+    ctx: Context | None = None,
 ) -> tuple[Trunk, Tensor]:
     """The trunk restated on some of the examples, and the features of all of them under it, in one pass.
 
@@ -270,17 +282,28 @@ def measured(
         x: the examples ``[n, C, H, W]``, normalised.
         pictures: how many pictures the trunk's own averages count for.
         kept: ``[n]`` bool, those that are measured; ``None``: all. What is not kept changes nothing but its own row.
+        ctx: checked before each layer that is measured; ``None``: nobody can ask to stop.
 
     Returns:
         The trunk, and features ``[n, D]``.
+
+    Raises:
+        JobCancelledError: from ``ctx``.
     """
     rows = range(len(x)) if kept is None else torch.nonzero(kept).flatten().tolist()
     count = len(rows)
     share = count / (count + pictures) if count else 0.0
     asked = copy.deepcopy(network)  # hooks would stay in a network that others use
+
+    def pool(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if ctx is not None:
+            ctx.check()
+        if share:
+            _pool(layer, norm.moments(inputs[0], rows), share)
+
     for part in asked.modules():
-        if isinstance(part, Norm2d) and share:
-            part.register_forward_pre_hook(lambda layer, inputs: _pool(layer, norm.moments(inputs[0], rows), share))
+        if isinstance(part, Norm2d):
+            part.register_forward_pre_hook(pool)
     buffers = {n: t.detach().clone() for n, t in trunk.buffers.items()}
     features = functional.call(asked, trunk.parameters, buffers, x)
     return replace(trunk, buffers=buffers), features
@@ -288,13 +311,14 @@ def measured(
 
 def measuring(
     network: nn.Module, trunk: Trunk, x: Tensor, more: Tensor, pictures: float = PICTURES
-) -> Callable[[Tensor], tuple[Trunk, Tensor]]:
-    """What gives a restated trunk, and the features ``[S + n, D]`` of ``x [S, ...]`` and ``more [n, ...]`` under it.
+) -> Callable[[Tensor, Context], Tensor]:
+    """What gives the features ``[S + n, D]`` of ``x [S, ...]`` and ``more [n, ...]`` under a restated trunk.
 
-    It is asked with what of ``x`` it is restated on, ``[S]`` bool; ``more`` is never measured.
+    It is asked with what of ``x`` the trunk is restated on, ``[S]`` bool, and a context that is checked before each
+    layer; ``more`` is never measured.
     """
     everything, none = torch.cat([x, more]), torch.zeros(len(more), dtype=torch.bool)
-    return lambda kept: measured(network, trunk, everything, pictures, torch.cat([kept, none]))
+    return lambda kept, ctx: measured(network, trunk, everything, pictures, torch.cat([kept, none]), ctx)[1]
 
 
 def _pool(layer: nn.Module, seen: norm.Moments, share: float) -> None:
