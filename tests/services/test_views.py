@@ -1,4 +1,5 @@
-"""Altered views of two examples a class: left out with their picture, asked about, and never what is learnt from."""
+"""Altered views of two examples a class: left out with their picture, learnt from and asked about until then; what is
+used in the end learns from the pictures alone."""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ from tests.services.test_judging import taught
 from tests.services.test_made import loaded
 from tests.services.test_teaching import id_of, shots
 from workbench.core.context import Context
+from workbench.core.values import Preprocess
+from workbench.learn import augment, features
 from workbench.learn.calibrate import fit_temperature
+from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Support
 from workbench.services import knowledge, nesting, survey, trying, views
 from workbench.transfer import nested, recipes
@@ -51,6 +55,35 @@ def test_a_picture_has_the_same_views_whoever_asks_and_they_differ(trained, two)
     assert torch.equal(again.roll(3, 1).flatten(0, 1), found)
     plain = knowledge.embed(k, images, cache, CTX)
     assert not torch.equal(plain[0], found[0]), "kept under a name of its own"
+
+
+@pytest.fixture
+def restarted():
+    """Makes views forget what only lasts until the program ends."""
+    views._how.cache_clear()
+    yield views._how.cache_clear
+    views._how.cache_clear()
+
+
+@pytest.mark.parametrize("what", ["LIKELY", "LIGHT", "CONTRAST", "ASIDE", "shifted"])
+def test_features_of_views_that_were_altered_otherwise_are_not_taken_for_these(
+    two, tmp_path, monkeypatch, restarted, what
+) -> None:
+    k = knowledge.Knowledge(None, "", None, None, Preprocess(size=8), "digest", (), torch.nn.Flatten())
+    images = images_of(two)
+    before = views.embed(k, images, FeatureCache(tmp_path), CTX)
+    passes = []
+    real = features.embed
+    monkeypatch.setattr(features, "embed", lambda *a: passes.append(a[2]) or real(*a))
+    restarted()
+    assert torch.equal(views.embed(k, images, FeatureCache(tmp_path), CTX), before)
+    assert not passes, "the same program finds them"
+    other = (lambda x, *_: x) if what == "shifted" else getattr(augment, what) / 4
+    monkeypatch.setattr(augment, what, other)
+    restarted()
+    found = views.embed(k, images, FeatureCache(tmp_path), CTX)
+    torch.testing.assert_close(found, k.trunk(views.inputs(k.preprocess, two)), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(found, before)
 
 
 def looks(project, classes):
