@@ -91,7 +91,7 @@ def test_none_of_these_asks_how_much_the_task_resembles_the_sources(trained, cla
     """One example a class: nothing else says whether distances mean here what they meant there."""
     found = taught(shots(classes, 1, 1, 1), trained, id_of(trained, "proto"))
     seen = replace(found.seen, similarities=(("a", likeness), ("b", 0.0)), most=1.0)
-    net, embedding = answers.network(seen, found.adapted)
+    net, embedding = answers.network(seen, found.adapted, ["a", "b", "c"])
     wanted = calibrate.reject_threshold(embedding, seen.support.y, 3, seen.knowledge.figures, likeness)
     assert (float(net.threshold), float(net.width)) == pytest.approx(wanted)
     if likeness == 0.0:

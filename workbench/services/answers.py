@@ -22,8 +22,15 @@ _AT_ONCE = 16
 _ROWS = 256
 
 
-def network(seen: Seen, adapted: Adapted) -> tuple[Answering, Tensor]:
-    """The answering network of an adaptation, and the embedding of its support set ``[S, D]``."""
+def network(seen: Seen, adapted: Adapted, pictures: Sequence[str]) -> tuple[Answering, Tensor]:
+    """The answering network of an adaptation, and the embedding of its support set ``[S, D]``.
+
+    Args:
+        seen: what was adapted.
+        adapted: to its examples.
+        pictures: per example, which one it shows; copies within a class say nothing of how far a new
+            one would lie, so each counts once for "none of these".
+    """
     k = seen.knowledge
     if k.trunk is not None:  # what deploy would copy after every edit
         deployed = Deployed(k.trunk, k.algorithm.head(k.state, adapted))
@@ -32,7 +39,11 @@ def network(seen: Seen, adapted: Adapted) -> tuple[Answering, Tensor]:
     with torch.no_grad():
         embedding = seen.support.features if seen.support.features is not None else deployed.trunk(seen.support.x)
     y, ways = seen.support.y, seen.support.ways
-    threshold, width = reject_threshold(embedding, y, ways, k.figures, seen.likeness)
+    first: dict[tuple[int, str], int] = {}
+    for i, shown in enumerate(zip(y.tolist(), pictures, strict=True)):
+        first.setdefault(shown, i)
+    once = list(first.values())
+    threshold, width = reject_threshold(embedding[once], y[once], ways, k.figures, seen.likeness)
     protos = prototypes(embedding, y, ways)
     return Answering(
         deployed, k.preprocess.mean, k.preprocess.std, seen.temperature, protos, threshold, width

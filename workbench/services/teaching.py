@@ -178,21 +178,22 @@ def _adapt(classes: tuple[TaskClass, ...], found: Survey, choice: str, every_ste
     ctx.status(f"Adapting {chosen.knowledge.name}")
     algorithm, state = chosen.knowledge.algorithm, chosen.knowledge.state
     slider = _Slider() if chosen.gradient_based and every_step else None
+    pictures = [i.sha256 for c in classes for i in c.images]
     with quick.passes():
         adapted = algorithm.adapt(state, chosen.support, ctx, unlabelled=chosen.unlabelled, on_step=slider)
     if slider is not None:
         positions = slider.positions(adapted)
         names = tuple("Before" if j == 0 else f"After {j} step{'s' if j > 1 else ''}" for j, _ in positions)
-        networks = tuple((chosen, *network(chosen, a)) for _, a in positions)
+        networks = tuple((chosen, *network(chosen, a, pictures)) for _, a in positions)
     else:
-        names, networks = ("After adapting",), ((chosen, *network(chosen, adapted)),)
+        names, networks = ("After adapting",), ((chosen, *network(chosen, adapted, pictures)),)
         plain = next(s for s in seen if s.knowledge.entry is None)
         if every_step and best.entry_id is not None:
             plain = together(plain, classes, ctx)
             with quick.passes():
                 start = plain.knowledge.algorithm.adapt(plain.knowledge.state, plain.support, ctx)
             names = ("Without transfer", "With transfer")
-            networks = ((plain, *network(plain, start)), *networks)
+            networks = ((plain, *network(plain, start, pictures)), *networks)
     return Taught(
         chosen,
         candidates,
