@@ -113,6 +113,13 @@ def test_lists_that_are_not_used_any_more_are_dropped_but_for_the_last(tmp_path:
         assert len(p.tasks()) == 1, "of two with the same id one stands"
 
 
+def take_back(p: Project) -> tuple[Task, ...]:
+    left = p.without_last_change()
+    p.set_tasks(left, undone=1)
+    assert p.tasks() == left
+    return left
+
+
 def test_a_change_of_the_sources_is_taken_back_after_a_restart(tmp_path: Path) -> None:
     first, second, third = task("a"), task("b"), task("c")
     with Project.open(tmp_path / "p") as p:
@@ -123,14 +130,13 @@ def test_a_change_of_the_sources_is_taken_back_after_a_restart(tmp_path: Path) -
         p.set_tasks([first.with_role(Role.HELD_OUT), task("new"), third, task("later")])
     with Project.open(tmp_path / "p") as p:
         assert p.sources_undo_text == "make new"
-        left = p.undo_sources()
+        left = take_back(p)
         assert left == (first.with_role(Role.HELD_OUT), third, task("later")), "the rest is as it is now"
-        assert p.tasks() == left
     with Project.open(tmp_path / "p") as p:
-        assert p.undo_sources() == (first.with_role(Role.HELD_OUT), second, third, task("later"))
+        assert take_back(p) == (first.with_role(Role.HELD_OUT), second, third, task("later"))
         assert p.sources_undo_text == ""
         with pytest.raises(WorkbenchError, match="no change"):
-            p.undo_sources()
+            p.without_last_change()
 
 
 def test_a_source_that_was_changed_comes_back_in_its_place_and_present_role(tmp_path: Path) -> None:
@@ -143,7 +149,50 @@ def test_a_source_that_was_changed_comes_back_in_its_place_and_present_role(tmp_
         for n in range(4):  # lists that are needed to take it back are not swept
             p.set_tasks([other, part.with_role(Role.HELD_OUT), task(f"t{n}")])
     with Project.open(tmp_path / "p") as p:
-        assert p.undo_sources()[:2] == (other, whole.with_role(Role.HELD_OUT))
+        assert take_back(p)[:2] == (other, whole.with_role(Role.HELD_OUT))
+
+
+def test_what_was_found_since_is_not_taken_away_with_a_change(tmp_path: Path) -> None:
+    whole, other = task("a"), task("b")
+    part = replace(whole, classes=whole.classes[:1])
+    again = replace(whole, unlabelled=(*whole.unlabelled, image(77, "/data/new")))
+    with Project.open(tmp_path / "p") as p:
+        p.set_tasks([whole, other])
+        p.set_tasks([whole], "remove b")
+        p.set_tasks([part], "take pictures out of a")
+        p.set_tasks([again])  # its folder was read again
+    with Project.open(tmp_path / "p") as p:
+        assert p.sources_undo_text == "remove b", "what was taken out is there again, and new pictures besides"
+        assert take_back(p) == (again, other)
+        assert p.sources_undo_text == ""
+
+
+def test_what_came_into_a_source_that_a_change_had_made_stays(tmp_path: Path) -> None:
+    loose, rest, made = task("loose"), task("loose", n=1), task("made")
+    bigger = replace(made, unlabelled=(image(78, "/data/made"),))
+    with Project.open(tmp_path / "p") as p:
+        p.set_tasks([loose, task("c")])
+        p.set_tasks([loose], "remove c")
+        p.set_tasks([replace(loose, name="loose too")], "rename loose")
+        p.set_tasks([rest, made], "make a class of loose")
+        p.set_tasks([rest, bigger])
+        assert p.sources_undo_text == "remove c", "nor can what was done to the same sources before it be undone"
+        assert take_back(p) == (rest, task("c"), bigger)
+        p.set_tasks([rest, bigger], "remove c")
+        p.set_tasks([rest, task("c", n=3), bigger])
+        assert p.sources_undo_text == "", "it was found again"
+
+
+def test_only_the_change_that_the_sources_are_without_is_forgotten(tmp_path: Path) -> None:
+    whole, other = task("a"), task("b")
+    part = replace(whole, classes=whole.classes[:1])
+    with Project.open(tmp_path / "p") as p:
+        p.set_tasks([whole, other])
+        p.set_tasks([whole], "remove b")
+        p.set_tasks([part], undone=1)
+        assert p.sources_undo_text == "remove b", "b is still gone"
+        p.set_tasks([part, other], undone=1)
+        assert p.sources_undo_text == ""
 
 
 def test_changes_that_were_undone_are_forgotten_and_the_oldest_go(
@@ -157,8 +206,8 @@ def test_changes_that_were_undone_are_forgotten_and_the_oldest_go(
         assert p.sources_undo_text == "change 3"
         p.set_tasks([task("t3")], "nothing")
         assert p.sources_undo_text == "change 3", "what changes nothing leaves no trace"
-        assert p.undo_sources() == (task("t2"),)
-        assert p.undo_sources() == (task("t1"),)
+        assert take_back(p) == (task("t2"),)
+        assert take_back(p) == (task("t1"),)
         assert p.sources_undo_text == ""
 
 
@@ -322,7 +371,7 @@ def test_a_damaged_list_costs_one_source(tmp_path: Path) -> None:
 def test_a_newer_project_is_refused_and_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "p"
     Project.open(folder).close()
-    newer = sealed.seal("workbench project", 2, {"name": "p", "sources": [], "problems": "", "future": 1})
+    newer = sealed.seal("workbench project", 3, {"name": "p", "sources": [], "problems": "", "future": 1})
     (folder / "project.json").write_bytes(newer)
     labels = (folder / "labels.db").read_bytes()
     for attempt in (Project.open, restore):
@@ -330,6 +379,25 @@ def test_a_newer_project_is_refused_and_left_alone(tmp_path: Path) -> None:
             attempt(folder)
     assert (folder / "project.json").read_bytes() == newer
     assert (folder / "labels.db").read_bytes() == labels
+
+
+def test_a_project_of_the_version_before_is_read_and_written_as_one_that_that_version_calls_newer(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "p"
+    with Project.open(folder) as p:
+        p.set_tasks([task()])
+        (listed,) = (folder / "sources").iterdir()
+    source = {"id": str(task().id), "name": "alphabets", "role": "meta-train", "pictures": listed.stem}
+    first = {"name": "Leaves", "sources": [source], "problems": ""}
+    (folder / "project.json").write_bytes(sealed.seal("workbench project", 1, first))
+    with Project.open(folder) as p:
+        assert (p.name, p.tasks(), p.sources_undo_text) == ("Leaves", (task(),), "")
+        p.set_tasks([], "remove it")
+    with pytest.raises(StorageError, match="newer version"):
+        sealed.load(folder / "project.json", "workbench project", 1, dict)
+    with Project.open(folder) as p:
+        assert take_back(p) == (task(),)
 
 
 def test_fields_that_are_not_known_are_refused(tmp_path: Path) -> None:

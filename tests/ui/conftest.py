@@ -50,9 +50,8 @@ class FakeProject:
 
     sources_undo_text = property(lambda self: self._changes[-1][0] if self._changes else "")
 
-    def undo_sources(self) -> tuple[Task, ...]:
-        _, self._tasks = self._changes.pop()
-        return self._tasks
+    def without_last_change(self) -> tuple[Task, ...]:
+        return self._changes[-1][1]
 
     def problems(self) -> tuple[Problem, ...]:
         return self._problems

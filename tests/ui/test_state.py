@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QMetaMethod
 
-from workbench.core.errors import WorkbenchError
+from workbench.core import storage
+from workbench.core.errors import StorageError, WorkbenchError
 from workbench.core.teach import AddClass, RenameClass
 from workbench.core.values import ClassId, ImageRef, Problem, Role, ScanResult, Task, TaskClass, TaskId
+from workbench.project.project import Project
 from workbench.services import jobs
 from workbench.ui.state import AppState, merged
 
@@ -123,8 +127,151 @@ def test_a_stopped_scan_keeps_what_was_found(state, qtbot, monkeypatch):
     assert [t.name for t in state.project.tasks()] == ["a"]
 
 
-def test_closing_at_once_loses_nothing(state, qtbot):
-    state.lanes.submit("files", lambda ctx: qtbot.wait, title="something before it")
+@pytest.fixture
+def gate(state) -> Iterator[threading.Event]:
+    """Until it is set, nothing on the lane of files goes on."""
+    made = threading.Event()
+    state.lanes.submit("files", lambda ctx: made.wait(60), title="something before it")
+    yield made
+    made.set()
+
+
+@pytest.fixture
+def kept(state, tmp_path) -> Iterator[Project]:
+    """A real project with two sources, open in the window."""
+    with Project.open(tmp_path / "real") as made:
+        made.set_tasks((task("a", "x", "y"), task("b", "x")))
+        state.set_project(made, made.path)
+        yield made
+        state.close_project()
+
+
+def saved(state, qtbot) -> None:
+    qtbot.waitUntil(lambda: not state.lanes.busy("files"))
+
+
+def test_a_change_of_the_sources_is_taken_back_in_the_background(state, kept, qtbot, monkeypatch):
+    both = state.tasks
+    state.set_tasks(both[:1], "remove b")
+    saved(state, qtbot)
+    threads = []
+    for name in ("without_last_change", "set_tasks"):
+        original = getattr(kept, name)
+
+        def told(*args, _original=original, **more):
+            threads.append(threading.current_thread())
+            return _original(*args, **more)
+
+        monkeypatch.setattr(kept, name, told)
+    assert state.undo_sources()
+    assert not state.can_undo_sources, "it is being taken back"
+    assert not state.undo_sources()
+    saved(state, qtbot)
+    assert state.tasks == kept.tasks() == both
+    assert not state.can_undo_sources
+    assert len(threads) == 2
+    assert threading.current_thread() not in threads
+
+
+def test_what_changed_meanwhile_is_not_overwritten_by_what_is_taken_back(state, kept, qtbot):
+    both = state.tasks
+    state.set_tasks(both[:1], "remove b")
+    saved(state, qtbot)
+    assert state.undo_sources()
+    state.set_role(TaskId("a"), Role.HELD_OUT)
+    saved(state, qtbot)
+    assert [(t.name, t.role) for t in state.tasks] == [("a", Role.HELD_OUT)]
+    assert kept.tasks() == state.tasks
+    assert state.undo_sources(), "it still can be taken back"
+    saved(state, qtbot)
+    assert [(t.name, t.role) for t in kept.tasks()] == [("a", Role.HELD_OUT), ("b", Role.TRAIN)]
+
+
+def test_closing_at_once_keeps_what_can_be_taken_back(state, kept, gate, qtbot):
+    both, part = state.tasks, task("a", "x")
+    state.set_tasks(both[:1], "remove b")
+    state.set_tasks((part,), "take 1 picture out of a")
+    assert not state.can_undo_sources, "the project does not hold it yet"
+    state.close_project()
+    with Project.open(kept.path) as again:
+        assert again.tasks() == (part,)
+        assert again.sources_undo_text == "take 1 picture out of a"
+        again.set_tasks(again.without_last_change(), undone=1)
+        assert again.tasks() == both[:1]
+        assert again.without_last_change() == both
+
+
+def test_what_was_taken_back_just_before_closing_is_not_offered_again(state, kept, gate, qtbot):
+    both = state.tasks
+    state.set_tasks(both[:1], "remove b")
+    state.set_tasks(both, undone=1)
+    state.close_project()
+    gate.set()
+    saved(state, qtbot)
+    with Project.open(kept.path) as again:
+        assert again.tasks() == both
+        assert again.sources_undo_text == ""
+
+
+def test_after_a_failed_write_nothing_is_taken_back_and_the_next_write_catches_up(state, kept, qtbot, monkeypatch):
+    both, part = state.tasks, task("a", "x")
+    state.set_tasks(both[:1], "remove b")
+    saved(state, qtbot)
+
+    def full(*_args: object, **_more: object) -> None:
+        raise StorageError("It was not written", "no space left", "Free some")
+
+    with monkeypatch.context() as patched, qtbot.waitSignal(state.message) as said:
+        patched.setattr(storage, "save", full)
+        state.set_tasks((part,), "take 1 picture out of a")
+        saved(state, qtbot)
+    assert said.args[0].kind == "bad"
+    assert not state.can_undo_sources, "it would take back the change before, and show what the disk holds"
+    assert not state.undo_sources()
+    assert state.tasks == (part,)
+    state.set_role(TaskId("a"), Role.HELD_OUT)
+    saved(state, qtbot)
+    assert kept.tasks() == state.tasks
+    assert kept.sources_undo_text == "take 1 picture out of a"
+    assert kept.without_last_change() == (both[0].with_role(Role.HELD_OUT),)
+
+
+def test_a_step_whose_files_not_taken_cannot_be_written_counts_once(state, kept, qtbot, monkeypatch):
+    both = state.tasks
+    with monkeypatch.context() as patched, qtbot.waitSignal(state.message):
+        patched.setattr(kept, "set_problems", lambda _: (_ for _ in ()).throw(StorageError("No", "no space", "Free")))
+        state.set_tasks(both[:1], "remove b")
+        saved(state, qtbot)
+        state.set_tasks((), "remove a")
+        saved(state, qtbot)
+    state.set_tasks(both[:1], undone=1)
+    saved(state, qtbot)
+    assert kept.sources_undo_text == "remove b"
+    assert kept.without_last_change() == both
+
+
+def test_what_a_scan_found_so_far_stays_when_a_removal_meanwhile_is_taken_back(state, kept, qtbot, monkeypatch):
+    go = threading.Event()
+
+    def scan(paths, ctx):
+        ctx.event(task("c", "x"))
+        go.wait(60)
+        return ScanResult((task("c", "x"),), ())
+
+    monkeypatch.setattr(jobs, "scan", scan)
+    both = state.tasks
+    state.add_folders(["/c"])
+    qtbot.waitUntil(lambda: len(state.tasks) == 3)
+    state.set_tasks((t for t in state.tasks if t.name != "b"), "remove b")
+    assert not state.can_undo_sources
+    go.set()
+    saved(state, qtbot)
+    assert state.undo_sources()
+    saved(state, qtbot)
+    assert kept.tasks() == (*both, task("c", "x"))
+
+
+def test_closing_at_once_loses_nothing(state, gate):
     project = state.project
     state.set_tasks((task("a", "x"),))
     state.close_project()

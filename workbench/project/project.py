@@ -34,7 +34,8 @@ from workbench.project.sources import Sources
 log = logging.getLogger(__name__)
 
 KIND = "workbench project"
-VERSION = 1
+VERSION = 2
+"""Of ``project.json``: 2 since it holds the changes that can be taken back; what 1 wrote is read as it is."""
 FILE = "project.json"
 LABELS = "labels.db"
 _OURS = frozenset({"blobs", "runs", "knowledge", "backups", "sources", "models", "exports", "lock", ".lock-guard"})
@@ -190,33 +191,30 @@ class Project:
 
     @property
     def sources_undo_text(self) -> str:
-        """The change of the sources that :meth:`undo_sources` would take back, or ""."""
-        with self._lock:
-            return self._row.changes[-1].words if self._row.changes else ""
+        """The change that :meth:`without_last_change` would take back, or ""; waits for nobody who reads or writes."""
+        changes = self._row.changes
+        return changes[-1].words if changes else ""
 
-    def undo_sources(self) -> tuple[Task, ...]:
-        """Take back the last change of the sources that has words, whoever made it and when; gives the sources.
+    def without_last_change(self) -> tuple[Task, ...]:
+        """The sources without their last change that has words, whoever made it and when; nothing is written.
+
+        ``set_tasks(..., undone=1)`` then makes it so.
 
         Raises:
-            WorkbenchError: read-only, or there is nothing to take back.
-            StorageError: it could not be written, or the list of a former source is damaged; nothing changed.
+            WorkbenchError: there is nothing to take back.
+            StorageError: the list of a former source is damaged.
         """
         with self._lock:
-            self._check_writable()
             if not self._row.changes:
                 raise WorkbenchError("Nothing was taken back", "no change of the sources is left", "Make one first")
             have = {t.id: t for t in self.tasks()}
             same = {s.id: s.pictures for s in self._row.sources if s.id in have}
-            row = taken_back(self._row)
-            tasks = tuple(
+            return tuple(
                 have[TaskId(raw(s.id))].with_role(Role(s.role))
                 if same.get(s.id) == s.pictures
                 else self._sources.load_task(s.pictures, Role(s.role))
-                for s in row.sources
+                for s in taken_back(self._row).sources
             )
-            self._replace(row)
-            self._tasks, self._damaged = tasks, ()
-            return tasks
 
     def problems(self) -> tuple[Problem, ...]:
         """What the scans of the sources could not take, and sources whose list is damaged."""

@@ -2,21 +2,79 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from workbench.core.context import Context
 from workbench.core.values import Problem, Task
 from workbench.ui.values import OpenProject
 
 
-def write(
-    project: OpenProject, tasks: tuple[Task, ...], problems: tuple[Problem, ...], words: str, undone: int, _ctx: Context
-) -> tuple[Task, ...]:
-    """Write the sources; gives what was written."""
-    project.set_tasks(tasks, words, undone)
-    project.set_problems(problems)
-    return tasks
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The sources after a change; ``words`` and ``undone`` as in ``Project.set_tasks``."""
+
+    tasks: tuple[Task, ...]
+    problems: tuple[Problem, ...]
+    words: str = ""
+    undone: int = 0
+
+    @property
+    def step(self) -> bool:
+        """Whether it can be taken back, or takes one back."""
+        return bool(self.words or self.undone)
+
+
+class Unsaved:
+    """Changes of one project's sources that its folder does not hold yet, in their order.
+
+    The window adds and never waits for the disk; whichever thread writes, writes all of them, each once. One that
+    could not be written stays the first.
+    """
+
+    def __init__(self) -> None:
+        self._changes: deque[Change] = deque()
+        self._begun: Change | None = None
+        self._adding = threading.Lock()
+        self._writing = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._changes)
+
+    def add(self, change: Change) -> None:
+        """One more; of two in a row that are no steps only the later one is written."""
+        with self._adding:
+            last = self._changes[-1] if self._changes else None
+            if last is not None and last is not self._begun and not last.step and not change.step:
+                self._changes.pop()
+            self._changes.append(change)
+
+    def write(self, project: OpenProject, _ctx: Context) -> None:
+        """Write what there is.
+
+        Raises:
+            WorkbenchError: it could not be written.
+        """
+        with self._writing:
+            try:
+                while self._changes:
+                    with self._adding:
+                        change = self._begun = self._changes[0]
+                    project.set_tasks(change.tasks, change.words, change.undone)
+                    with self._adding:  # a step counts once, also where its problems cannot be written
+                        self._changes[0] = self._begun = Change(change.tasks, change.problems)
+                    project.set_problems(change.problems)
+                    with self._adding:
+                        self._changes.popleft()
+            finally:
+                self._begun = None
+
+
+def without_last_change(project: OpenProject, _ctx: Context) -> tuple[Task, ...]:
+    """The sources without their last change, read from the project's folder."""
+    return project.without_last_change()
 
 
 def why(problems: tuple[Problem, ...]) -> str:

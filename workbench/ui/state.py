@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from workbench.services.requests import DeviceRow
 from workbench.services.teach import TeachResult
 from workbench.ui import theme
 from workbench.ui.lanes import Job, Lanes
+from workbench.ui.sources import Change, Unsaved, upper, why, without_last_change
 from workbench.ui.sources import merged as merged
-from workbench.ui.sources import upper, why, write
 from workbench.ui.values import Message as Message
 from workbench.ui.values import MessageKind, OpenProject, Towards
 from workbench.ui.widgets.thumbs import Thumbs
@@ -80,8 +81,10 @@ class AppState(QObject):
         self._testing = False
         self.library_loaded = False
         self.scanning = 0
-        self._unsaved = False
+        self._unsaved = Unsaved()
+        self._given = self.tasks
         self._saving: Job | None = None
+        self._taking_back: Job | None = None
         self.edits = 0
         self.lanes.job_started.connect(self._job_moved)
         self.lanes.job_finished.connect(self._job_moved)
@@ -95,7 +98,7 @@ class AppState(QObject):
         self.project_path = path
         if before is not None and before is not project:
             before.close()
-        self.tasks = project.tasks()
+        self.tasks = self._given = project.tasks()
         self.problems = project.problems()
         self.teach = project.teach()
         self.result = None
@@ -129,22 +132,28 @@ class AppState(QObject):
 
     @property
     def can_undo_sources(self) -> bool:
-        """Whether a change of the sources can be taken back."""
-        return self.project is not None and not self._unsaved and bool(self.project.sources_undo_text)
+        """Whether a change of the sources can be taken back: what is shown is what the project's folder holds."""
+        project = self.project
+        if project is None or project.read_only or self.scanning or self._unsaved:
+            return False
+        return (self._taking_back is None or self._taking_back.over) and bool(project.sources_undo_text)
 
     def undo_sources(self) -> bool:
-        """Take back the last change of the sources, also one from before a restart; written before it is shown."""
-        if self.project is None or not self.can_undo_sources:
+        """Take back the last change of the sources, also one from before a restart; gives whether that began."""
+        project = self.project
+        if project is None or not self.can_undo_sources:
             return False
-        words = self.project.sources_undo_text
-        try:
-            self.tasks = self.project.undo_sources()
-        except WorkbenchError as error:
-            self.refuse(error)
-            return False
-        self.tasks_changed.emit()
-        self.say("info", self.tr("Taken back: {words}.").format(words=words))
+        title, done = self.tr("Reading the sources as they were"), partial(self._take_back, project, self.tasks)
+        self._taking_back = self.lanes.submit("files", without_last_change, project, title=title, on_done=done)
         return True
+
+    def _take_back(self, project: OpenProject, shown: tuple[Task, ...], tasks: tuple[Task, ...]) -> None:
+        if self.project is project and self.tasks is shown and not self._unsaved:
+            words = project.sources_undo_text
+            self._replace(tasks, self.problems, undone=1)
+            self.say("info", self.tr("Taken back: {words}.").format(words=words))
+        else:
+            self.say("warn", self.tr("Nothing was taken back."), self.tr("The sources were changed meanwhile."))
 
     def set_problems(self, problems: Iterable[Problem]) -> None:
         """Replace the list of files that were not taken."""
@@ -162,27 +171,18 @@ class AppState(QObject):
     def _replace(
         self, tasks: tuple[Task, ...], problems: tuple[Problem, ...], words: str = "", undone: int = 0
     ) -> None:
+        project, found = self.project, Change(self.tasks, self.problems)
         self.tasks, self.problems = tasks, problems
-        project = self.project
         if project is not None and not project.read_only:
-            self._unsaved = True
-            step = bool(words or undone)
-            if self._saving is not None and not step:
-                self._saving.cancel()  # one that still waits would only write what is out of date
-            title, what = self.tr("Saving the sources"), (project, tasks, problems, words, undone)
-            saving = self.lanes.submit(
-                "files", write, *what, title=title, on_done=self._saved, on_failed=self._not_saved
-            )
-            self._saving = None if step else saving  # what can be taken back is a step of its own
+            change = Change(tasks, problems, words, undone)
+            if change.step and found.tasks is not self._given:
+                self._unsaved.add(found)  # what a scan found so far is no part of the step
+            self._unsaved.add(change)
+            self._given = tasks
+            if self._saving is None or self._saving.state != "waiting":  # one that waits writes this as well
+                title = self.tr("Saving the sources")
+                self._saving = self.lanes.submit("files", self._unsaved.write, project, title=title)
         self.tasks_changed.emit()
-
-    def _saved(self, written: object) -> None:
-        if written is self.tasks:
-            self._unsaved = False
-
-    def _not_saved(self, error: Exception) -> None:
-        self._unsaved = False  # said once; the next change tries again
-        self.refuse(error)
 
     def _flush(self) -> None:
         """Write what the background has not written yet."""
@@ -190,11 +190,11 @@ class AppState(QObject):
             self._saving.cancel()
             self._saving = None
         if self._unsaved and self.project is not None:
-            self._unsaved = False
             try:
-                write(self.project, self.tasks, self.problems, "", 0, Context())
+                self._unsaved.write(self.project, Context())
             except WorkbenchError as error:
                 log.warning("%s", error)
+        self._unsaved = Unsaved()
 
     def add_folders(self, folders: Iterable[str]) -> Job | None:
         """Scan folders, archives or pictures in the background; each task joins the sources as soon as it is read."""
