@@ -22,7 +22,7 @@ from workbench.services.knowledge import Knowledge
 from workbench.transfer import nested, recipes
 
 MOST = 50
-"""Examples of all classes together that are :func:`few`."""
+"""Examples of all classes together that are :func:`few` at most."""
 PARTS = 10
 """In which more are left out."""
 
@@ -74,7 +74,7 @@ def nbytes(tensors: Iterable[Tensor]) -> int:
 
 
 def few(counts: Sequence[int]) -> bool:
-    """Whether so many examples of each class are at most 50 together, and no class has more than there are parts."""
+    """Whether no class has more examples than are left out one by one (5), and all together no more than 50."""
     return max(counts) <= recipes.ONE_BY_ONE and sum(counts) <= MOST
 
 
