@@ -585,6 +585,18 @@ def test_a_duplicate_is_fixed_by_its_button_and_the_fix_can_be_undone(room: Sour
     settle(room, qtbot)
 
 
+def test_what_was_found_since_a_fix_does_not_go_when_it_is_undone(room: SourcesRoom, qtbot) -> None:
+    shared = make_task("t", {"a": ["x", *"123456"], "b": ["x", *"abcdef"]})
+    load(room, (shared,), qtbot)
+    press(room.details, "Keep in a", qtbot)
+    again = make_task("t", {"a": ["x", *"1234567"], "b": ["x", *"abcdef"]})
+    room.state.set_tasks((again,))
+    qtbot.mouseClick(room.strip.action, Qt.MouseButton.LeftButton)
+    assert room.state.tasks == (again,)
+    assert "changed meanwhile" in room.strip.text()
+    settle(room, qtbot)
+
+
 def test_show_selects_the_pictures_of_a_finding_even_through_a_filter(room: SourcesRoom, qtbot) -> None:
     load(room, (make_task("t", {"a": ["x", *"123456"], "b": [*"abcdef", "x"]}),), qtbot)
     room.filter.setText("nothing has this name")

@@ -62,6 +62,14 @@ def test_a_task_of_which_nothing_is_left_goes_and_comes_back() -> None:
     assert without_class(tasks, first) == (source,)
 
 
+def test_pictures_that_were_found_since_stay() -> None:
+    source = loose()
+    tasks, made = with_class((source,), source, None, "rust", source.unlabelled[:5])
+    new = ref("loose/new.png")
+    tasks = (replace(tasks[0], unlabelled=(new, *tasks[0].unlabelled)), tasks[1])
+    assert without_class(tasks, made) == (replace(source, unlabelled=(*source.unlabelled, new)),)
+
+
 def test_a_labelled_task_keeps_its_own_classes() -> None:
     source = replace(loose(), classes=(TaskClass("own", (ref("own.png"),)),))
     tasks, made = with_class((source,), source, None, "own", source.unlabelled)
@@ -172,6 +180,7 @@ def test_what_was_made_can_be_taken_back_after_a_restart(dialog, room, qtbot) ->
     texts = [a.text() for a in menus.of_task(room, room.task).actions()]
     assert "Undo: make Group 1 of pictures of loose" in texts
     assert room.state.undo_sources()
+    qtbot.waitUntil(lambda: not lanes.busy("files"))
     assert room.state.tasks == before
     assert not room.state.undo_sources(), "nothing is left to take back"
 

@@ -60,7 +60,7 @@ def with_class(
 
 
 def without_class(tasks: Tasks, made: Made) -> Tasks:
-    """The tasks with a class taken back: its pictures are unlabelled again, in their old order."""
+    """The tasks with a class taken back: its pictures are unlabelled again, in their old order before later ones."""
     back = {i.sha256 for i in made.images}
     out: list[Task] = []
     seen = False
@@ -71,8 +71,10 @@ def without_class(tasks: Tasks, made: Made) -> Tasks:
                 out.append(replace(made.source, unlabelled=made.images))  # it had gone with its last picture
             out += [replace(task, classes=left)] if left else []
         elif task.id == made.source.id:
-            there = {i.sha256 for i in task.unlabelled} | back
-            out.append(replace(task, unlabelled=tuple(i for i in made.source.unlabelled if i.sha256 in there)))
+            there, old = {i.sha256 for i in task.unlabelled} | back, {i.sha256 for i in made.source.unlabelled}
+            found = tuple(i for i in task.unlabelled if i.sha256 not in old)
+            kept = tuple(i for i in made.source.unlabelled if i.sha256 in there)
+            out.append(replace(task, unlabelled=kept + found))
             seen = True
         else:
             out.append(task)

@@ -242,16 +242,18 @@ class SourcesRoom(Room):
 
     def _change(self, before: Task, after: Task, headline: str) -> None:
         gone = before.images + len(before.unlabelled) - after.images - len(after.unlabelled)
-        words = self.tr("take {n} out of {task}").format(n=count(gone, "picture"), task=before.name)
+        n = count(gone, "picture")
+        words = self.tr("take {n} out of {task}").format(n=n, task=before.name)
         self.state.set_tasks((after if t.id == before.id else t for t in self.state.tasks), words)
-        detail = self.tr("{pictures} taken out of the task; the files stay where they are.").format(
-            pictures=count(gone, "picture")
-        )
-        self.show_message("info", f"{headline}.", detail, self.tr("Undo"), lambda: self._put_back(before))
+        said = self.tr("{pictures} taken out of the task; the files stay where they are.").format(pictures=n)
+        self.show_message("info", f"{headline}.", said, self.tr("Undo"), lambda: self._put_back(before, after))
 
-    def _put_back(self, before: Task) -> None:
-        tasks = (replace(before, role=t.role) if t.id == before.id else t for t in self.state.tasks)
-        self.state.set_tasks(tasks, undone=1)
+    def _put_back(self, before: Task, after: Task) -> None:
+        now = self.state.tasks
+        if after in (t.with_role(after.role) for t in now):
+            self.state.set_tasks((replace(before, role=t.role) if t.id == before.id else t for t in now), undone=1)
+        else:  # what was found since would go
+            self.show_message("warn", self.tr("Nothing was put back."), self.tr("The task was changed meanwhile."))
 
     # ---- what a person does ----------------------------------------------------------------------
     def choose_folder(self) -> None:
@@ -298,8 +300,7 @@ class SourcesRoom(Room):
 
         def put_back() -> None:
             if all(t.id != task.id for t in self.state.tasks):
-                now = self.state.tasks
-                self.task_id = task.id
+                now, self.task_id = self.state.tasks, task.id
                 self.state.set_tasks((*now[:at], task, *now[at:]), undone=1)
 
         said = self.tr("{task} was removed.").format(task=task.name)
