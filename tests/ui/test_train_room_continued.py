@@ -73,6 +73,22 @@ def test_what_is_done_against_forgetting_is_chosen_in_the_room(room, training, q
     finish(room, training, qtbot)
 
 
+def test_what_is_asked_for_during_a_run_waits_for_its_end(room, training, qtbot) -> None:  # noqa: F811
+    settle(room, qtbot)
+    begin(room, training, qtbot)
+    before = room.setup
+    room.hide()
+    room.state.train_from(FROM, Towards("/pictures/night", "mmd", 12))
+    room.show()
+    assert room.setup == before
+    assert "goes on from Clothing and glyphs" in room.strip.text()
+    finish(room, training, qtbot)
+    assert room.setup.start == FROM
+    assert (room.setup.towards, room.setup.minutes) == (Towards("/pictures/night", "mmd", 12), 12)
+    assert room.continued.isVisible()
+    assert room.state.start is None, "taken once"
+
+
 def test_it_can_begin_from_nothing_after_all(room, qtbot) -> None:  # noqa: F811
     settle(room, qtbot)
     room.hide()

@@ -123,8 +123,16 @@ class TrainRoom(Room):
             lanes.submit("loading", import_plots, title=self.tr("Loading the plots"), on_done=loaded)
             lanes.submit("loading", jobs.catalogue, title=self.tr("Looking for algorithms"), on_done=self._catalogued)
             self._refresh()
-        start, self.state.start = self.state.start, None
-        if start is not None and not self.running:
+        self._take_start()
+
+    def _take_start(self) -> None:
+        if self.state.start is None:
+            return
+        if self.running:  # it stays, and is taken when the run is over
+            text = self.tr("When this run is over, the next one goes on from {name}.")
+            self.show_message("info", text.format(name=self.state.start[0].name))
+        else:
+            start, self.state.start = self.state.start, None
             self.put(forms.going_on(self.setup, *start))
 
     def _catalogued(self, catalogue: Catalogue) -> None:
@@ -150,26 +158,14 @@ class TrainRoom(Room):
     def _recommend(self, rows: tuple[Recommendation, ...]) -> None:
         self.recommendations = rows
         if rows and not self._touched and not self.running:
-            self._apply(rows[0])
+            self.setup = forms.recommended(self.setup, rows[0])
         self._refresh()
 
     def take(self, row: Recommendation) -> None:
         """Choose a recommendation."""
         self._touched = True
-        self._apply(row)
+        self.setup = forms.recommended(self.setup, row)
         self._refresh()
-
-    def _apply(self, row: Recommendation) -> None:
-        params = self.setup.params if row.algorithm == self.setup.algorithm else {}
-        self.setup = replace(
-            self.setup,
-            algorithm=row.algorithm,
-            params=params,
-            backbone=row.backbone,
-            size=row.size,
-            pretrained=row.pretrained,
-            minutes=row.minutes,
-        )
 
     def put(self, setup: Setup) -> None:
         """Take a changed setup."""
@@ -329,6 +325,7 @@ class TrainRoom(Room):
     def _over(self) -> None:
         self.monitor.set_running(running=False)
         self._asked = None
+        self._take_start()
         self._sources_changed()
         self.state.read_runs()
 

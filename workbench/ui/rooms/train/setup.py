@@ -13,7 +13,7 @@ from workbench.core.paths import display
 from workbench.core.training import Keep, Precision, TrainRequest, TrainResult
 from workbench.core.values import Channels, KnowledgeEntry, Role, Task
 from workbench.services import jobs, overview
-from workbench.services.requests import AlgorithmRow, Catalogue
+from workbench.services.requests import AlgorithmRow, Catalogue, Recommendation
 from workbench.ui.values import Towards
 
 Range = tuple[int, int]
@@ -67,6 +67,19 @@ class Setup:
     start: KnowledgeEntry | None = None
     keep: Keep = ""
     towards: Towards | None = None
+
+
+def recommended(setup: Setup, row: Recommendation) -> Setup:
+    """The setup with what is recommended; values of the same method stay."""
+    return replace(
+        setup,
+        algorithm=row.algorithm,
+        params=setup.params if row.algorithm == setup.algorithm else {},
+        backbone=row.backbone,
+        size=row.size,
+        pretrained=row.pretrained,
+        minutes=row.minutes,
+    )
 
 
 def going_on(setup: Setup, entry: KnowledgeEntry, towards: Towards | None = None) -> Setup:
