@@ -69,7 +69,7 @@ def restarted():
 def test_features_of_views_that_were_altered_otherwise_are_not_taken_for_these(
     two, tmp_path, monkeypatch, restarted, what
 ) -> None:
-    k = knowledge.Knowledge(None, "", None, None, Preprocess(size=8), "digest", (), torch.nn.Flatten())
+    k = knowledge.Knowledge(None, "", None, None, Preprocess(size=32), "digest", (), torch.nn.Flatten())
     images = images_of(two)
     before = views.embed(k, images, FeatureCache(tmp_path), CTX)
     passes = []
