@@ -130,6 +130,15 @@ class TestTemperatureOfATask:
         start = 1.3 * ratio_of_left_out(shots, parts) / TYPICAL
         assert found.left_out == pytest.approx(fit_temperature(left_out.logits, y, start))
 
+    @pytest.mark.parametrize("shots", [1, 2, 5])
+    def test_heads_that_ask_no_centres_have_the_same_at_every_number_of_examples(self, shots):
+        left_out, y = self.answers(shots)
+        if shots == 1:
+            left_out = HeldOut(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 5), None)
+        found = task_temperatures(left_out, y, 5, 1.3, shots, centres=False)
+        fitted = 1.3 if shots == 1 else fit_temperature(left_out.logits, y, 1.3)
+        assert found == pytest.approx((fitted, fitted))
+
     def test_only_the_examples_that_were_asked_about_count(self):
         y = torch.tensor([0, 0, 1])
         rows = torch.tensor([1, 0])  # the third is all that its class has
@@ -149,6 +158,12 @@ class TestTemperatureOfATask:
             learnt.add(logits, torch.zeros(len(truth), 8), truth, support, y, 20)
             figures.append(learnt.figures()["temperature"])
         assert figures == pytest.approx([TYPICAL] * 2, rel=0.08)
+
+    def test_nor_is_it_changed_where_no_centres_are_asked(self):
+        y, (logits, truth) = torch.arange(20), drawn_about_centres(1, 1)
+        learnt = Calibration(centres=False)
+        learnt.add(logits, torch.zeros(len(truth), 8), truth, torch.randn(20, 8, generator=generator(0)), y, 20)
+        assert learnt.figures()["temperature"] == fit_temperature(logits, truth)
 
 
 def ratio_of_left_out(shots, parts):

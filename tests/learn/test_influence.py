@@ -10,7 +10,7 @@ from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import registry
 from workbench.learn.calibrate import held_out
-from workbench.learn.influence import Centroids, UnitRidge, at_once, influence
+from workbench.learn.influence import Centroids, UnitRidge, asks_centres, at_once, influence
 from workbench.learn.protocol import Setting, State, Support, generator
 
 SETTING = Setting("conv4-32", 1, 16, 4)
@@ -166,3 +166,11 @@ def test_left_out_at_once_is_adapting_again_for_each(shots):
     assert float(gap.abs().max()) < 1e-6
     assert at_once(registry.create("ridge", {}, SETTING), state, support) is None
     assert at_once(algorithm, state, Support(x, y, len(shots))) is None
+
+
+def test_squared_distances_to_centres_are_told_from_other_heads():
+    asked = {}
+    for key in ("protonet", "simpleshot", "ridge", "logistic", "cosine", "mahalanobis", "baseline", "maml"):
+        algorithm = registry.create(key, {}, SETTING)
+        asked[key] = asks_centres(algorithm, algorithm.init(generator(0)))
+    assert {key for key, yes in asked.items() if yes} == {"protonet", "simpleshot"}

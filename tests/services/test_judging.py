@@ -86,6 +86,15 @@ def test_the_temperature_is_the_one_of_the_tasks_number_of_examples(trained, cla
         assert torch.allclose(seen.losses, losses, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_ridges_temperature_is_not_changed_for_the_number_of_examples(trained, classes, count) -> None:
+    seen = taught(shots(classes, count, count, count), trained, id_of(trained, "ridge")).seen
+    y, typical = seen.support.y, seen.knowledge.figures["temperature"]
+    logits = seen.left_out.logits
+    expected = typical if count == 1 else calibrate.fit_temperature(logits, y[seen.left_out.rows], typical)
+    assert seen.temperature == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("likeness", [0.0, 0.5, 1.0])
 def test_none_of_these_asks_how_much_the_task_resembles_the_sources(trained, classes, likeness) -> None:
     """One example a class: nothing else says whether distances mean here what they meant there."""

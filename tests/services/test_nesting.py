@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from tests.services.test_judging import taught
 from tests.services.test_teaching import id_of, shots
 from workbench.core.context import Context
-from workbench.learn.calibrate import held_out, task_temperatures
+from workbench.learn.calibrate import HeldOut, held_out, task_temperatures
 from workbench.learn.protocol import Support, generator
-from workbench.services import knowledge, nesting, survey, teaching, trying
+from workbench.learn.registry import create
+from workbench.services import judging, knowledge, nesting, survey, teaching, trying
+from workbench.services.looks import Seen
 from workbench.transfer import nested, recipes
 
 CTX = Context()
@@ -44,7 +46,7 @@ def test_an_own_head_is_fitted_again_without_the_part_and_its_temperature_too(lo
         rest = ~gone
         again = held_out(k.algorithm, k.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
         labels = y[rest][again.rows]
-        t = task_temperatures(again, y[rest], 3, k.figures["temperature"]).left_out
+        t = task_temperatures(again, y[rest], 3, k.figures["temperature"], centres=which[0] != "ridge").left_out
         losses = F.cross_entropy(again.logits / t, labels, reduction="none")
         torch.testing.assert_close(found[r, rest], losses.double(), rtol=1e-3, atol=1e-3)
         assert torch.isnan(found[r, gone]).all()
@@ -85,6 +87,54 @@ def test_what_adapts_by_gradient_steps_keeps_its_losses_and_of_the_hidden_none(l
         assert torch.equal(found[r, ~gone], seen.losses[order].double()[~gone])
     untried = replace(seen, left_out=seen.left_out._replace(rows=torch.zeros(0, dtype=torch.long)))
     assert torch.isnan(nesting.losses_without(untried, hidden, NAMES, CTX)).all()
+
+
+def with_head(seen, key):
+    """The same features under another method's head, as if an entry had been trained with it."""
+    k = seen.knowledge
+    algorithm = create(key, {}, k.algorithm.setting)
+    other = replace(k, algorithm=algorithm, state=algorithm.init(generator(0)))
+    return replace(seen, knowledge=other)
+
+
+def test_a_closed_form_is_solved_without_an_adaptation(looks, monkeypatch) -> None:
+    """One for every example and part would take half a second an entry."""
+    for name in ("proto", "ridge"):
+        seen = looks[name, ""]
+        monkeypatch.setattr(type(seen.knowledge.algorithm), "adapt", lambda *_, **__: pytest.fail("adapted"))
+        assert nesting.adaptations(seen, hidden_of(seen)) == 0
+        found = nesting.losses_without(seen, hidden_of(seen), NAMES, CTX)
+        assert torch.equal(torch.isnan(found), hidden_of(seen))
+
+
+@pytest.mark.parametrize("key", ["baseline", "anil", "tadam"])
+def test_costly_heads_on_fixed_networks_keep_their_losses_too(looks, key, monkeypatch) -> None:
+    seen = with_head(looks["proto", ""], key)
+    monkeypatch.setattr(type(seen.knowledge.algorithm), "adapt", lambda *_, **__: pytest.fail("adapted"))
+    hidden = hidden_of(seen)
+    assert nesting.adaptations(seen, hidden) == 0
+    found, order = nesting.losses_without(seen, hidden, NAMES, CTX), seen.left_out.rows.argsort()
+    assert torch.equal(torch.isnan(found), hidden)
+    assert torch.equal(found[0, ~hidden[0]], seen.losses[order].double()[~hidden[0]])
+
+
+def test_heads_without_a_closed_form_are_fitted_again_while_there_is_time(looks, trained, classes, monkeypatch) -> None:
+    """The nearest of them; the other keeps its losses, but none of what is hidden."""
+    seen = with_head(looks["proto", ""], "cosine")
+    near, far = (replace(seen, similarities=(("source", likeness),), most=1.0) for likeness in (0.9, 0.1))
+    fits = []
+    adapt = type(seen.knowledge.algorithm).adapt
+    monkeypatch.setattr(
+        type(seen.knowledge.algorithm), "adapt", lambda *a, **kw: fits.append(len(a[2].y)) or adapt(*a, **kw)
+    )
+    asked = []
+    nesting.lost_by_choosing([far, near], 1, near, classes, lambda some: asked.append(some) or 1, CTX)
+    assert fits == [8] * nesting.adaptations(near, hidden_of(near)) == [8] * 36
+    kept = seen.losses.double()[seen.left_out.rows.argsort()]
+    for gone, (other, refitted) in zip(hidden_of(seen), asked, strict=True):
+        assert other.loo_losses == tuple(kept[~gone].tolist())
+        assert refitted.loo_losses != other.loo_losses
+        assert len(refitted.loo_losses) == 9
 
 
 def test_networks_that_were_made_of_the_examples_are_made_again_without_the_part(looks, monkeypatch) -> None:
@@ -136,6 +186,45 @@ def test_what_is_taken_off_was_counted_on_answers_of_the_same_kind(trained, clas
     best = replace(answered, left_out=right)
     assert nesting.lost_by_choosing(seen, index, best, classes, lambda _: other, CTX) == 12
     assert nesting.lost_by_choosing(seen, index, best, classes, lambda _: index, CTX) == 0
+
+
+def test_methods_of_both_speeds_are_compared_on_answers_without_the_same_parts(
+    trained, classes, looks, monkeypatch
+) -> None:
+    """What takes steps was asked in three parts, so the other is, too, and not in four where it has four examples."""
+    seen = list(looks.values())
+    slow = next(i for i, s in enumerate(seen) if s.gradient_based and s.recipe.own and len(s.left_out.rows))
+    quick = next(i for i, s in enumerate(seen) if (s.knowledge.name, s.recipe.words) == ("proto", ""))
+    answered = taught(classes, trained, id_of(trained, "proto")).seen
+    y = answered.support.y
+
+    def right(which: Seen, few: int) -> Seen:
+        """It knows the first so many examples."""
+        rows = torch.arange(12)
+        truth = torch.where(rows < few, y, (y + 1) % 3)
+        return replace(which, left_out=HeldOut(rows, F.one_hot(truth, 3).float(), None))
+
+    def parted(which, _classes, _ctx, most):
+        return right(which, 7) if which.gradient_based else right(which, {3: 9, 10: 12}[most])
+
+    monkeypatch.setattr(nesting, "together", parted)
+    for chosen, other, lost in ((quick, slow, 2.0), (slow, quick, -2.0)):
+        best = right(seen[slow], 7) if chosen == slow else right(answered, 12)
+        assert nesting.lost_by_choosing(seen, chosen, best, classes, lambda _, o=other: o, CTX) == lost
+
+
+def test_what_takes_steps_on_known_features_is_asked_in_parts_in_the_end(trained, classes) -> None:
+    """Two examples a class had it asked one by one, with views, where a class lacks an example that the others have."""
+    two, cache = shots(classes, 2, 2, 2), knowledge.feature_cache()
+    seen = next(s for s in survey.survey(two, trained, "auto", cache, CTX).seen if s.knowledge.name == "proto")
+    seen = with_head(seen, "anil")
+    assert seen.gradient_based
+    assert seen.views is not None
+    found = judging.together(seen, two, CTX)
+    expected = held_out(seen.knowledge.algorithm, seen.knowledge.state, seen.support, CTX, 2)
+    assert torch.equal(found.left_out.rows, expected.rows)
+    torch.testing.assert_close(found.left_out.logits, expected.logits)
+    assert found.left_out.before is not None
 
 
 def test_the_curse_is_measured_where_several_were_compared_and_nowhere_else(trained, classes) -> None:

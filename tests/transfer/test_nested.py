@@ -46,6 +46,17 @@ def test_without_a_part_each_answer_is_that_of_the_head_fitted_without_both(head
         alike(own[a], refitted(head, features(), Y, 3, k, a), 1e-8)
 
 
+def test_each_is_left_out_on_its_own_with_its_copies_of_what_is_there():
+    y, groups = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 3, 3]), list("aabcdeefgg")
+    gone = torch.tensor([i in {3, 4} for i in range(10)])
+    keep, asked = nested.one_by_one(y, groups, gone)
+    assert asked.nonzero().tolist() == [[m, i] for m, i in enumerate([0, 1, 2, 5, 6, 8, 9])]
+    here = {0, 1, 2, 5, 6, 7, 8, 9}
+    # of e and of g a copy stays: it is all that its class has
+    away = [{0, 1}, {0, 1}, {2}, {5}, {6}, {8}, {9}]
+    assert [set(k.nonzero().flatten().tolist()) for k in keep] == [here - some for some in away]
+
+
 def test_answers_are_put_in_order_whatever_the_number_of_ways_to_part_them():
     y = torch.arange(2).repeat_interleave(7)
     keep, asked = masks(y, 2, seed=3)

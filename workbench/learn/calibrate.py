@@ -22,9 +22,10 @@ _TRUST = 10.0
 """Left-out distances that weigh as much as what the library says of a threshold."""
 
 _TRUST_LIKENESS = 3.0
-"""Left-out distances that weigh as much as the likeness to the sources where it is asked whether distances tell."""
+"""Left-out distances that weigh as much as the likeness to the sources; measured beside 10."""
 _ENOUGH, _MOST_TOLD, _LEAST_TOLD = 0.5, 2.0, 0.01
-"""Share of the slope at home that counts as all of it; what examples count for at most; what keeps the width finite."""
+"""Share of the slope at home that counts as all of it (measured beside 2/3 and 1), most that examples count for (beside
+1 and 1.5), and what keeps the width finite (a choice)."""
 _UNKNOWN = 0.05
 """P(none) where distances say nothing: the share of the known beyond the threshold."""
 
@@ -67,27 +68,22 @@ def fit_temperature(logits: Tensor, y: Tensor, start: float = 1.0, weight: float
 
 
 class Temperatures(NamedTuple):
-    """What a task's answers are divided by.
-
-    Attributes:
-        left_out: answers about examples that were left out.
-        answers: answers about new pictures, from all examples.
-    """
+    """What a task's answers are divided by: those about left-out examples, and from all examples those about others."""
 
     left_out: float
     answers: float
 
 
 def task_temperatures(
-    left_out: HeldOut, y: Tensor, ways: int, typical: float, parts: int | None = None
+    left_out: HeldOut, y: Tensor, ways: int, typical: float, parts: int | None = None, *, centres: bool = True
 ) -> Temperatures:
     """The temperature of a task: fitted on left-out answers near the knowledge's own, and brought to all examples.
 
     A centre of ``K`` examples is itself uncertain: the squared distance of a new picture to it scatters in proportion
     to ``1 + 1 / K``, and with it the temperature at which its answers are as sure as they are right. So ``typical``,
     which belongs to episodes of one to five examples, is turned into that of the task, and what was fitted on answers
-    from ``K - 1`` examples into that of ``K``. Without it two examples are asked as if there were one (left-out
-    answers of one example each), which halves what can be said, and one as if there were three, which claims too much.
+    from ``K - 1`` examples into that of ``K``. Without it two examples are asked as if there were one, which halves
+    what can be said, and one as if there were three. Of other heads that follows from nothing, so theirs stay.
 
     Chosen by the log-loss of new pictures: held-out background characters, drawn characters and surfaces, each asked of
     prototypical networks trained on the same kind and on another (8 pairs, 5-way, 60 tasks at 1, 2 and 5 examples).
@@ -99,13 +95,14 @@ def task_temperatures(
         ways: number of classes.
         typical: temperature of the knowledge.
         parts: in how many parts examples were left out; ``None``: one by one.
+        centres: whether logits are squared distances to class centres; see ``influence.asks_centres``.
     """
     counts = torch.bincount(y, minlength=ways)
-    whole = _scatter(counts) / _TYPICAL
+    whole = _scatter(counts) / _TYPICAL if centres else 1.0
     if not len(left_out.rows):
         return Temperatures(typical * whole, typical * whole)
     out = torch.ones_like(counts) if parts is None else -(-counts // max(parts, 2))
-    less = _scatter((counts - out).clamp_min(1)) / _TYPICAL
+    less = _scatter((counts - out).clamp_min(1)) / _TYPICAL if centres else 1.0
     fitted = fit_temperature(left_out.logits, y[left_out.rows], typical * less)
     return Temperatures(fitted, fitted * whole / less)
 
@@ -151,15 +148,14 @@ def reject_threshold(
     left-out distances of the examples (``reject_ratio``). The second says more as soon as examples can be left out, so
     with ``n`` of them it weighs ``n / (n + 10)``. A new picture lies from the mean of ``K`` others at a distance whose
     square is proportional to ``1 + 1 / K``, so ``reject_factor`` is that of episodes of one to five examples and is
-    turned into that of ``K``: with one example 8 % of the known are rejected instead of 24 %, and the shown answers'
-    calibration error falls from 0.09 to 0.02 (six validation alphabets, 5-way, 100 tasks).
+    turned into that of ``K``: with one example 8 % of the known are rejected instead of 24 % (six validation alphabets,
+    5-way, 100 tasks).
 
     Chosen on the validation classes of Conv-4 trained on drawn characters (three runs, 5-way, 720 tasks each, at one to
     nine shots), against the 95 % quantile of the examples' own left-out distances from three shots on and
     ``reject_factor`` below: at five shots 5.1 to 6 % of the known are rejected instead of 7 to 8 %, with three quarters
     of the scatter from task to task, and 38 % of the unknown accepted instead of 35 %; the sum of both errors is lower
-    by 0.02 at two shots and the same from three on. Weighing the quantile by ``n / (n + 25)`` against ``reject_factor``
-    gave nothing; against the undivided ``reject_distance`` it halved the known rejected and let half of the unknown in.
+    by 0.02 at two shots and the same from three on.
 
     Away from home a picture of a class that is known lies as far off as one of a class that is not, and what lies
     beyond any threshold is refused for nothing. So the log-odds are drawn to those of one in twenty by as much as the
@@ -172,10 +168,11 @@ def reject_threshold(
     Networks trained on characters (two) asked about surfaces refuse 0 to 3 % of the known instead of 12 to 38 %, and
     the calibration error of what is shown falls from 0.36 and 0.21 to 0.08 and 0.05 at one example, 0.18 to 0.07 and
     0.10 at two, 0.12 to 0.06 at five; about held-out characters nothing changes (validation classes, 5-way, 80 tasks).
-    Without the half and with ``l`` above 1 its scatter between tasks told the unknown less well over all tasks.
+    With the whole slope, or ``l`` up to 1.5, one limit of P(none) for all tasks told known from unknown less well. No
+    command repeats these choices; ``tests.benchmarks.calibration --on validation`` measures what comes of them.
 
     Args:
-        embedding: of the examples ``[S, D]``.
+        embedding: of the examples ``[S, D]``, which are different pictures: a copy is no new one.
         y: ``[S]``.
         ways: number of classes.
         figures: ``reject_factor``, ``reject_ratio`` and ``reject_distance`` (for a single class) of the knowledge.
@@ -237,14 +234,15 @@ def _scatter(counts: Tensor) -> float:
 class Calibration:
     """Collects what adapted networks answer on episodes of classes that were not trained on.
 
-    The figures are ``temperature`` (of log-loss, brought to the typical number of examples), and the three 95 %
+    The figures are ``temperature`` (of log-loss; of centres at the typical number of examples), and the three 95 %
     quantiles over queries that ``reject_threshold`` needs, of the distance to the own class's prototype: divided by the
     median distance between prototypes (and brought from the episode's number of examples to the typical one), divided
     by the root mean square of the examples' left-out distances (from episodes where some can be left out), and
     undivided.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, centres: bool = True) -> None:
+        self._centres = centres  # see ``task_temperatures``
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._distances: list[Tensor] = []
@@ -261,7 +259,7 @@ class Calibration:
         protos = prototypes(support, support_y, ways)
         own = (query - protos[query_y]).norm(dim=1).double()
         to_typical = _TYPICAL / _scatter(torch.bincount(support_y, minlength=ways))
-        self._logits.append(logits * to_typical)
+        self._logits.append(logits * to_typical if self._centres else logits)
         self._labels.append(query_y)
         self._distances.append(own)
         self._factors.append(own / max(spread(protos), 1e-9) * to_typical**0.5)

@@ -168,6 +168,12 @@ def _of_those_that_can_go(own: Tensor, others: Tensor, y: Tensor, count: Tensor)
     )
 
 
+def asks_centres(algorithm: Algorithm, state: State) -> bool:
+    """Whether logits are minus squared distances to the centres of classes; no features are needed to tell."""
+    form = getattr(algorithm, "classifier", None)
+    return form is not None and isinstance(form(state, torch.zeros(0, 1)), Centroids)
+
+
 def at_once(algorithm: Algorithm, state: State, support: Support) -> calibrate.HeldOut | None:
     """``calibrate.held_out`` of examples one by one, for methods that compare with class centres; else ``None``.
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from workbench.core.context import Context
 from workbench.core.values import TaskClass
 from workbench.learn.calibrate import held_out, task_temperatures
-from workbench.learn.influence import influence
+from workbench.learn.influence import asks_centres, influence
 from workbench.services.looks import Seen
 from workbench.services.made import in_parts
 
@@ -18,7 +18,7 @@ MOST_PARTS = 10
 """That examples are left out in together."""
 
 
-def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context) -> Seen:
+def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context, most: int = MOST_PARTS) -> Seen:
     """The same knowledge, asked about parts of the examples that hold one of every class, each without that part.
 
     An example left out on its own is asked about where its own class has fewer examples than the others, and so is
@@ -29,20 +29,23 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context) -> Seen:
         seen: of what is used. What adapts by gradient steps was asked in such parts already.
         classes: with their examples.
         ctx: of the job.
+        most: parts there are at most.
 
     Raises:
         JobCancelledError: asked to stop.
     """
     counts = [len(c.images) for c in classes]
-    if seen.gradient_based or max(counts) < 2 or not len(seen.left_out.rows):
+    parted = seen.gradient_based and seen.views is None  # with views it was asked one by one
+    if parted or max(counts) < 2 or not len(seen.left_out.rows):
         return seen
     k, support = seen.knowledge, seen.support
-    pictures, count = [image.sha256 for c in classes for image in c.images], min(MOST_PARTS, max(counts))
+    pictures, count = [image.sha256 for c in classes for image in c.images], min(most, max(counts))
     if seen.made is None:
         left_out = held_out(k.algorithm, k.state, support, ctx, count, pictures, seen.unlabelled)
     else:
         left_out = in_parts(seen.made, support.y, support.ways, pictures, count, ctx)
-    fitted = task_temperatures(left_out, support.y, support.ways, k.figures["temperature"], count)
+    centres = asks_centres(k.algorithm, k.state)
+    fitted = task_temperatures(left_out, support.y, support.ways, k.figures["temperature"], count, centres=centres)
     losses = F.cross_entropy(left_out.logits / fitted.left_out, support.y[left_out.rows], reduction="none")
     return replace(seen, left_out=left_out, temperature=fitted.answers, losses=losses)
 

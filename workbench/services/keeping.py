@@ -27,6 +27,7 @@ from workbench.learn import averaging, quick
 from workbench.learn.calibrate import Calibration
 from workbench.learn.engine import Outcome
 from workbench.learn.features import trunk_digest
+from workbench.learn.influence import asks_centres
 from workbench.learn.protocol import State, Support, generator
 from workbench.learn.registry import algorithms, backbone
 from workbench.project.library import CARD, Library, new_id
@@ -154,7 +155,7 @@ def calibration(prepared: Prepared, request: TrainRequest, state: State, seed: i
     if "gradient-based" in algorithm.info.tags:
         wanted = max(_FEWEST_EPISODES, wanted // 5)
     gen = generator(seed)
-    found = Calibration()
+    found = Calibration(asks_centres(algorithm, state))
     trunk, together = algorithm.trunk(state), "transductive" in algorithm.info.tags
     unstoppable = Context(seed=ctx.seed)
     begun = time.monotonic()

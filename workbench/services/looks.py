@@ -20,7 +20,7 @@ from workbench.core.threads import at_thread_end
 from workbench.core.values import Estimate, ImageRef, TaskClass
 from workbench.learn.calibrate import HeldOut, held_out, task_temperatures
 from workbench.learn.features import FeatureCache
-from workbench.learn.influence import at_once
+from workbench.learn.influence import asks_centres, at_once
 from workbench.learn.protocol import Support
 from workbench.services import knowledge as known
 from workbench.services import made, views
@@ -32,7 +32,7 @@ from workbench.transfer.rank import Option
 from workbench.transfer.recipes import Recipe
 from workbench.transfer.represent import Representation, represent, similarity
 
-_SLOW_FOLDS = 3
+SLOW_FOLDS = 3
 """Adaptations spent on left-out examples of a method that adapts by gradient steps."""
 _ONE_BY_ONE = 100
 """Up to so many examples are left out one at a time, more in ten parts."""
@@ -208,7 +208,8 @@ def look(
     task = represent(embedding)
     likeness = tuple((name, similarity(task, source)) for name, source in knowledge.sources)
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
-    start = task_temperatures(nothing, support.y, support.ways, knowledge.figures["temperature"]).answers
+    typical, centres = knowledge.figures["temperature"], asks_centres(knowledge.algorithm, knowledge.state)
+    start = task_temperatures(nothing, support.y, support.ways, typical, centres=centres).answers
     no_losses, unlabelled = embedding.new_zeros(0), known.unlabelled_of(knowledge, used, cache, ctx)
     seen = Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled)
     if knowledge.cacheable and unlabelled is None and views.wanted(classes):
@@ -232,12 +233,13 @@ def try_on(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRe
         left_out = HeldOut(found.rows, found.logits.float(), None)
         temperature, losses = found.temperature, found.losses.float()
         return remember(key, replace(seen, left_out=left_out, temperature=temperature, losses=losses))
-    folds = _SLOW_FOLDS if seen.gradient_based else _MANY_FOLDS if len(support.y) > _ONE_BY_ONE else None
+    folds = SLOW_FOLDS if seen.gradient_based else _MANY_FOLDS if len(support.y) > _ONE_BY_ONE else None
     plain = folds is None and seen.unlabelled is None and len(set(pictures)) == len(pictures)
     held = at_once(k.algorithm, k.state, support) if plain else None
     if held is None:
         held = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
-    fitted = task_temperatures(held, support.y, support.ways, k.figures["temperature"], folds)
+    typical, centres = k.figures["temperature"], asks_centres(k.algorithm, k.state)
+    fitted = task_temperatures(held, support.y, support.ways, typical, folds, centres=centres)
     losses = F.cross_entropy(held.logits / fitted.left_out, support.y[held.rows], reduction="none")
     return remember(key, replace(seen, left_out=held, temperature=fitted.answers, losses=losses))
 

@@ -2,9 +2,14 @@
 
 Every option's losses are found anew without what is hidden (:mod:`workbench.transfer.nested`): closed forms and other
 heads on a fixed network are fitted again without it, and networks that were made of the examples are made again without
-it. Two kinds are not, and keep the losses they have, of which those of the hidden examples are not looked at: methods
-that adapt by gradient steps or with pictures without labels, since each of their answers costs an adaptation; and all,
-where there are so many examples that a tenth of them hardly changes what the others say.
+it. Four kinds are not, and keep the losses they have, of which those of the hidden examples are not looked at:
+
+* methods that adapt by gradient steps or with pictures without labels, since each of their answers costs a training;
+* networks that see every picture in the light of the examples, since each of their answers costs a pass of all of them;
+* heads without a closed form, but for the few likeliest on few examples, since each of their answers costs a fit; and
+* all, where there are so many examples that a tenth of them hardly changes what the others say.
+
+What is hidden had a share in the losses that are kept, so among such options less is taken off than choosing won.
 """
 
 from __future__ import annotations
@@ -19,19 +24,22 @@ from torch import Tensor
 
 from workbench.core.context import Context
 from workbench.core.values import TaskClass
-from workbench.learn.calibrate import HeldOut, held_out, task_temperatures
-from workbench.learn.influence import at_once
-from workbench.learn.protocol import Support
+from workbench.learn.calibrate import HeldOut, task_temperatures
+from workbench.learn.influence import asks_centres
 from workbench.services import made, recasting
 from workbench.services.judging import MOST_PARTS, together
-from workbench.services.looks import Seen
+from workbench.services.looks import SLOW_FOLDS, Seen
 from workbench.services.trying import cast
 from workbench.transfer import nested, recipes
 from workbench.transfer.estimate import optimism
+from workbench.transfer.prior import prior_of
 from workbench.transfer.rank import Option
 
 _REFITTED = 60
 """Up to so many examples everything is fitted again."""
+_ADAPTATIONS = 40
+"""Of heads without a closed form, in all, for the likeliest first. A choice: trying one of them on forty examples takes
+as many, and 25 examples with parts hidden in turn would ask for a hundred."""
 
 
 def lost_by_choosing(
@@ -60,16 +68,26 @@ def lost_by_choosing(
     hidden, asked = nested.hidden(y, ways, pictures, min(MOST_PARTS, max(len(c.images) for c in classes)))
     if len(hidden) < 2 or not len(answered.left_out.rows):
         return None
-    losses = []
-    for s in seen:
+    ctx.status("Choosing again without some of the examples")
+    losses: dict[int, Tensor] = {}
+    left = _ADAPTATIONS
+    for i in sorted(range(len(seen)), key=lambda i: -prior_of(seen[i].likeness, seen[i].gain)):
         ctx.check()
-        losses.append(losses_without(s, hidden, pictures, ctx))
-    again = [choose(_options(seen, [found[r] for found in losses])) for r in range(len(hidden))]
-    right = {chosen: _right(answered)}
-    for other in again:
-        if other not in right:
-            right[other] = _right(together(cast(seen[other], classes), classes, ctx))
-    return optimism(right, asked, chosen, again)
+        cost = adaptations(seen[i], hidden)
+        affordable = cost <= left
+        left -= cost if affordable else 0
+        losses[i] = losses_without(seen[i], hidden, pictures, ctx) if affordable else _kept(seen[i], hidden)
+    again = [choose(_options(seen, [losses[i][r] for i in range(len(seen))])) for r in range(len(hidden))]
+    lost = 0.0
+    for other in sorted(set(again) - {chosen}):
+        # what takes steps was asked in three parts whatever there is, so the other of the two is asked in these, too
+        slow = answered.gradient_based or seen[other].gradient_based
+        count = SLOW_FOLDS if slow else MOST_PARTS
+        mine = together(answered, classes, ctx, count) if slow else answered
+        right = {chosen: _right(mine), other: _right(together(cast(seen[other], classes), classes, ctx, count))}
+        theirs = [part for part, o in zip(asked, again, strict=True) if o == other]
+        lost += optimism(right, theirs, chosen, [other] * len(theirs))
+    return lost
 
 
 def losses_without(seen: Seen, hidden: Tensor, pictures: Sequence[str], ctx: Context) -> Tensor:
@@ -78,19 +96,19 @@ def losses_without(seen: Seen, hidden: Tensor, pictures: Sequence[str], ctx: Con
     found = torch.full(hidden.shape, math.nan, dtype=torch.float64)
     if not len(seen.left_out.rows):
         return found
-    k, head, fixed = seen.knowledge, seen.recipe.head, seen.unlabelled is not None or not seen.knowledge.cacheable
-    if len(y) > _REFITTED or (head == "own" and seen.made is None and fixed):
-        found[:, seen.left_out.rows] = seen.losses.double()
-        return found.masked_fill(hidden, math.nan)
+    if _keeps(seen):
+        return _kept(seen, hidden)
+    k, head = seen.knowledge, seen.recipe.head
     typical, nothing = k.figures["temperature"], HeldOut(y[:0], seen.embedding.new_zeros((0, ways)), None)
-    start = task_temperatures(nothing, y, ways, typical).answers if head == "own" else 1.0
+    centres = asks_centres(k.algorithm, k.state)
+    start = task_temperatures(nothing, y, ways, typical, centres=centres).answers if head == "own" else 1.0
     if seen.made is not None:
         for r, gone in enumerate(hidden):
             judged = made.judged(seen.made, y, ways, pictures, ctx, start, gone)
             found[r, judged.rows] = judged.losses
         return found
+    features, shown, n = seen.shown
     if head != "own" or seen.views is not None:
-        features, shown, n = seen.shown
         masked = [recipes.masks(shown, ways, list(pictures) * n, gone=gone.repeat(n)) for gone in hidden]
         if head == "own":
             keep, asked = (torch.cat(some) for some in zip(*masked, strict=True))
@@ -98,26 +116,42 @@ def losses_without(seen: Seen, hidden: Tensor, pictures: Sequence[str], ctx: Con
             return nested.losses_of(z, shown, masked, start=start, views=n)
         centre = recasting.centre_of(k, seen.recipe)
         return nested.losses_without(features, shown, ways, head, masked, centre, views=n)
-    for r, gone in enumerate(hidden):
-        ctx.check()
-        here = torch.nonzero(~gone).flatten()
-        held = _left_out(seen, here, pictures, ctx)
-        fitted = task_temperatures(held, y[here], ways, typical).left_out
-        losses = F.cross_entropy(held.logits / fitted, y[here][held.rows], reduction="none")
-        found[r, here[held.rows]] = losses.double()
+    # one by one as they were tried, however many there are, and all of them at once
+    masked = [nested.one_by_one(y, pictures, gone) for gone in hidden]
+    keep, asked = (torch.cat(some) for some in zip(*masked, strict=True))
+    z = made.own_answers(k, features, y, ways, keep, asked, ctx)
+    for r, (gone, own) in enumerate(zip(hidden, torch.split(z, [len(kept) for kept, _ in masked]), strict=True)):
+        rows = masked[r][1].nonzero()[:, 1]
+        place = (~gone).cumsum(0) - 1  # among those that are there
+        logits = own[torch.arange(len(rows)), rows]
+        held = HeldOut(place[rows], logits, None)
+        fitted = task_temperatures(held, y[~gone], ways, typical, centres=centres).left_out
+        found[r, rows] = F.cross_entropy(logits / fitted, y[rows], reduction="none")
     return found
 
 
-def _left_out(seen: Seen, here: Tensor, pictures: Sequence[str], ctx: Context) -> HeldOut:
-    """Answers of an entry's own head on its own features where only some examples are there; rows are of these."""
-    k, s = seen.knowledge, seen.support
-    assert s.features is not None, "its features do not depend on the examples"
-    rest = Support(s.x[here], s.y[here], s.ways, s.features[here])
-    names = [pictures[i] for i in here.tolist()]
-    found = at_once(k.algorithm, k.state, rest) if len(set(names)) == len(names) else None
-    if found is None:
-        found = held_out(k.algorithm, k.state, rest, ctx, None, names)
-    return found._replace(logits=found.logits.detach())
+def adaptations(seen: Seen, hidden: Tensor) -> int:
+    """How many of its head :func:`losses_without` takes, 0 where there is a closed form or losses are kept."""
+    form = getattr(seen.knowledge.algorithm, "classifier", None)
+    if seen.recipe.head != "own" or form is not None or _keeps(seen) or not len(seen.left_out.rows):
+        return 0
+    y = seen.support.y
+    return sum(int((torch.bincount(y[~gone])[y[~gone]] >= 2).sum()) for gone in hidden)
+
+
+def _keeps(seen: Seen) -> bool:
+    """Whether it keeps its losses, whatever there is time for; see the module."""
+    if len(seen.support.y) > _REFITTED:
+        return True
+    costly = seen.gradient_based or seen.unlabelled is not None or not seen.knowledge.cacheable
+    return costly and seen.recipe.head == "own" and seen.made is None
+
+
+def _kept(seen: Seen, hidden: Tensor) -> Tensor:
+    """The losses it has ``[R, S]`` but those of what is hidden."""
+    found = torch.full(hidden.shape, math.nan, dtype=torch.float64)
+    found[:, seen.left_out.rows] = seen.losses.double()
+    return found.masked_fill(hidden, math.nan)
 
 
 def _options(seen: Sequence[Seen], losses: Sequence[Tensor]) -> list[Option]:

@@ -64,6 +64,25 @@ def losses_of(z: Tensor, y: Tensor, masked: Masked, *, start: float = 1.0, views
     return found
 
 
+def one_by_one(y: Tensor, groups: Sequence[Hashable], gone: Tensor) -> tuple[Tensor, Tensor]:
+    """What stays, and what is asked about, where each example is left out on its own: two ``[M, S]`` bools.
+
+    Args:
+        y: ``[S]``.
+        groups: per example, which picture it shows; copies are left out, too, unless their class would be gone.
+        gone: ``[S]`` bool, examples that neither stay nor are asked about.
+    """
+    here = torch.nonzero(~gone).flatten()
+    names, labels = [groups[i] for i in here.tolist()], y[here]
+    rows = torch.nonzero(torch.bincount(labels)[labels] >= 2).flatten()
+    asked = torch.zeros(len(rows), len(y), dtype=torch.bool)
+    keep = asked.clone()
+    asked[torch.arange(len(rows)), here[rows]] = True
+    for m, i in enumerate(rows.tolist()):
+        keep[m, here] = ~with_copies(torch.arange(len(here)) == i, labels, names)
+    return keep, asked
+
+
 def parts(y: Tensor, ways: int, groups: Sequence[Hashable], count: int) -> tuple[Tensor, Tensor]:
     """The examples in parts that hold one or more of every class, and what is left out with each.
 
