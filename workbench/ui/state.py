@@ -82,7 +82,7 @@ class AppState(QObject):
         self.library_loaded = False
         self.scanning = 0
         self._unsaved = Unsaved()
-        self._given = self.tasks
+        self._given: tuple[Task, ...] = ()
         self._saving: Job | None = None
         self._taking_back: Job | None = None
         self.edits = 0
