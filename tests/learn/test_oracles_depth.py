@@ -172,7 +172,7 @@ class ByFit(Depth):
     """Chooses by the loss on the examples that the heads were fitted to."""
 
     def evidence(self, learned, support, y, ways):
-        z = [F.linear(x, *h) for x, h in zip(self._parts(support), self.fit(learned, support, y, ways), strict=True)]
+        z = [F.linear(x, *h) for x, h in zip(self._parts(support), self.fits(learned, support, y, ways), strict=True)]
         return 1.0, torch.stack([F.cross_entropy(own, y) for own in z])
 
 
@@ -315,7 +315,7 @@ def loss_by_hand(algorithm, learned, e, prior):
     f, q = f.tensor_split([len(e.support_y)])
     zs = [
         F.linear(x, *h)
-        for x, h in zip(algorithm._parts(q), algorithm.fit(learned, f, e.support_y, e.ways), strict=True)
+        for x, h in zip(algorithm._parts(q), algorithm.fits(learned, f, e.support_y, e.ways), strict=True)
     ]
     shares = algorithm.shares(learned, f, e.support_y, e.ways)
     mixed = sum(p * z for p, z in zip(shares, zs, strict=True))

@@ -2,8 +2,8 @@
 
 ``OnNetwork`` is an algorithm on a backbone, and its forms differ in what a support set does to the trunk:
 
-* ``FixedTrunk``: nothing. Its features can be kept, and a task fits a classifier to them (ProtoNet, ANIL).
-  ``FrozenTrunk`` is one that is not trained either (ridge, logistic regression).
+* ``FixedTrunk``: nothing. Its features can be kept, and a task takes steps with a classifier on them (ANIL), or fits
+  one at once: ``FittedHead`` (ProtoNet). ``FrozenTrunk`` is one of those that is not trained either (ridge).
 * ``ChangedTrunk``: it changes some of the trunk's tensors, which :class:`Adapted` holds (TADAM, fine-tuning).
 * ``WholeNetwork``: it changes all of them and a linear classifier behind them (MAML and what came of it).
 
@@ -83,12 +83,16 @@ class OnNetwork(ABC):
 class FixedTrunk(OnNetwork):
     """No support set changes the trunk, ``trunk.*`` of the state, with its running averages. ``head`` is to be written.
 
-    ``adapt`` takes the support's own features where it comes with them, and else ``_features``.
+    ``adapt`` is to take the features that ``shown`` gives, so that those of the support count where it comes with them.
     """
 
     def _features(self, s: State, x: Tensor) -> Tensor:
         """``[B, D]`` in use, with a graph where one is recorded."""
         return functional.call(self.network, functional.under(s.learned), functional.under(s.memory), x)
+
+    def shown(self, s: State, support: Support) -> Tensor:
+        """Features of the examples ``[S, D]``: those that the support comes with, or its pictures'."""
+        return self._features(s, support.x) if support.features is None else support.features
 
     @torch.no_grad()
     def embed(self, s: State, a: Adapted, x: Tensor) -> Tensor:  # noqa: ARG002 - the same features for every task
@@ -104,11 +108,30 @@ class FixedTrunk(OnNetwork):
         return Deployed(self.trunk(s), self.head(s, a))
 
 
-class FrozenTrunk(FixedTrunk):
-    """A trunk that was trained elsewhere, or a fresh one: a task fits a classifier to its features, and no more.
+class FittedHead(FixedTrunk):
+    """A task fits a classifier to its features at once, without steps. ``fit`` and ``head`` are to be written."""
 
-    ``fit`` and ``head`` are to be written.
-    """
+    @torch.no_grad()
+    def adapt(
+        self,
+        s: State,
+        support: Support,
+        ctx: Context,
+        *,
+        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
+        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
+    ) -> Adapted:
+        """What ``fit`` makes of the support's features."""
+        ctx.check()
+        return Adapted(self.fit(s, self.shown(s, support), support.y, support.ways, ctx), support.ways)
+
+    @abstractmethod
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:
+        """The classifier's tensors from features ``[S, D]`` and labels ``y [S]``, without a graph."""
+
+
+class FrozenTrunk(FittedHead):
+    """A trunk that was trained elsewhere, or a fresh one: a task fits a classifier to its features, and no more."""
 
     info: ClassVar[AlgorithmInfo]
 
@@ -128,25 +151,6 @@ class FrozenTrunk(FixedTrunk):
             WorkbenchError: always.
         """
         raise WorkbenchError("Nothing was trained", f"{self.info.title} trains nothing", "Choose another algorithm")
-
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
-        """What ``fit`` makes of the support's features."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        return Adapted(self.fit(features, support.y, support.ways, ctx), support.ways)
-
-    @abstractmethod
-    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:
-        """The classifier's tensors from features ``[S, D]`` and labels ``y [S]``, without a graph."""
 
 
 class ChangedTrunk(OnNetwork):

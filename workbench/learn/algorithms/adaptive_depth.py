@@ -48,13 +48,11 @@ from workbench.learn.protocol import (
     Adapted,
     At,
     Deployed,
-    OnStep,
     Phase,
     Setting,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
 )
 
@@ -68,7 +66,7 @@ _CHOICE = 10.0
 
 
 @registry.register
-class Depth(forms.FixedTrunk):
+class Depth(forms.FittedHead):
     """Heads after every block, mixed by what their left-out examples say; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -149,7 +147,7 @@ class Depth(forms.FixedTrunk):
             features = blocks.features(self.network, functional.under(learned), {}, x)
         support, queries = features.tensor_split([len(episode.support_y)])
         y, target = episode.support_y, episode.query_y
-        fits = self.fit(learned, support, y, episode.ways)
+        fits = self.fits(learned, support, y, episode.ways)
         z = torch.stack([F.linear(q, *head) for q, head in zip(self._parts(queries), fits, strict=True)])
         logits = self._mixed(self.shares(learned, support, y, episode.ways), z)
         loss = F.cross_entropy(logits, target) + torch.stack([F.cross_entropy(own, target) for own in z]).mean()
@@ -157,7 +155,7 @@ class Depth(forms.FixedTrunk):
             loss = loss + F.cross_entropy(self._mixed(learned["prior"].softmax(0), z.detach()), target)
         return loss, logits, statistics
 
-    def fit(self, learned: Tensors, support: Tensor, y: Tensor, ways: int) -> list[tuple[Tensor, Tensor]]:
+    def fits(self, learned: Tensors, support: Tensor, y: Tensor, ways: int) -> list[tuple[Tensor, Tensor]]:
         """``weight [N, D_b]`` and ``bias [N]`` behind each block, for features ``[S, sum of D_b]``."""
         return [
             fitted(self.p.head, x, y, ways, scale, self.p.strength)
@@ -183,26 +181,15 @@ class Depth(forms.FixedTrunk):
         ]
         return int(can.sum()) / len(can), torch.stack(losses)
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """``shares [L]``, and the mixture as one classifier ``weight [N, sum of D_b]``, ``bias [N]``."""
-        ctx.check()
-        f = self._features(s, support.x) if support.features is None else support.features
-        shares = self.shares(s.learned, f, support.y, support.ways)
+        shares = self.shares(s.learned, features, y, ways)
         if self.p.choice == "best":
             shares = heads.one_hot(shares.argmax(), len(shares), shares)
-        weights, biases = zip(*self.fit(s.learned, f, support.y, support.ways), strict=True)
+        weights, biases = zip(*self.fits(s.learned, features, y, ways), strict=True)
         weight = torch.cat([p * w for p, w in zip(shares, weights, strict=True)], 1)
         bias = (shares[:, None] * torch.stack(biases)).sum(0)
-        return Adapted({"shares": shares, "weight": weight, "bias": bias}, support.ways)
+        return {"shares": shares, "weight": weight, "bias": bias}
 
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class ANIL(forms.FixedTrunk):
     ) -> Adapted:
         """``test_steps`` steps of the head ``head.weight [N, D], head.bias [N]``."""
         with torch.no_grad():
-            f = self._features(s, support.x) if support.features is None else support.features
+            f = self.shown(s, support)
             start = self._start(s.learned, f, support.y, support.ways)
         adapted = Adapted({}, support.ways)
         path = inner.classifier_descent(f, support.y, start, lr=self.p.inner_lr, steps=self.p.test_steps, ctx=ctx)

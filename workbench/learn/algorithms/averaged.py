@@ -45,12 +45,10 @@ from workbench.learn import averaging, forms, functional, heads, norm, registry,
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
     generator,
 )
@@ -72,7 +70,7 @@ _STATISTICS, _FISHER = 0.05, 0.05
 
 
 @registry.register
-class Averaged(forms.FixedTrunk):
+class Averaged(forms.FittedHead):
     """Fine-tuned copies of one network, averaged; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -267,23 +265,12 @@ class Averaged(forms.FixedTrunk):
         ]
         return averaging.fisher_mean(members, found, _FLOOR)
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The ridge ``weight [N, D]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
         x = F.normalize(features, dim=1)
-        targets = heads.one_hot(support.y, support.ways, x)
-        weights = heads.balanced(support.y, support.ways, x)
-        return Adapted({"weight": heads.ridge(x, targets, self.p.strength, weights).T.contiguous()}, support.ways)
+        targets = heads.one_hot(y, ways, x)
+        weights = heads.balanced(y, ways, x)
+        return {"weight": heads.ridge(x, targets, self.p.strength, weights).T.contiguous()}
 
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
         """The linear layer on features of length 1."""

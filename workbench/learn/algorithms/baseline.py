@@ -125,7 +125,7 @@ class Baseline(forms.FixedTrunk):
     ) -> Adapted:
         """A new head, ``weight`` and for Baseline ``bias``, after ``test_steps`` passes over the examples."""
         with torch.no_grad():
-            features = self._features(s, support.x) if support.features is None else support.features
+            features = self.shown(s, support)
         adapted = Adapted({}, support.ways)
         for j, head in enumerate(self.fitted(features, support, ctx, every=on_step is not None)):
             adapted = Adapted(head, support.ways)

@@ -49,12 +49,11 @@ from workbench.learn import base_classes, examples, forms, functional, heads, lo
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     SourceSummary,
     State,
     StepResult,
-    Support,
+    Tensors,
     generator,
 )
 
@@ -69,7 +68,7 @@ SEED = 0
 
 
 @registry.register
-class Calibrated(forms.FixedTrunk):
+class Calibrated(forms.FittedHead):
     """Plain training, then a logistic regression on examples and features drawn for them; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -166,32 +165,21 @@ class Calibrated(forms.FixedTrunk):
         numbers = torch.randn(self.p.samples, like.shape[1], generator=generator(SEED), dtype=torch.float64)
         return numbers.to(like)
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps to show
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:
         """The classifier ``weight [N, D]`` and ``bias [N]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        p, y, ways = self.p, support.y, support.ways
+        p = self.p
         x = powered(features, p.power)
         weights = heads.balanced(y, ways, x)
         if not (p.samples and p.weight):
             weight, bias = logistic.fit(F.normalize(x, dim=1), y, ways, c=p.c, ctx=ctx, weights=weights)
-            return Adapted({"weight": weight, "bias": bias}, ways)
+            return {"weight": weight, "bias": bias}
         drawn = self.drawn(s, x, y, ways, ctx)
         rows = drawn.rows()
         labels = torch.cat([y, y.repeat_interleave(drawn.most)])
         weights = torch.cat([(1 - p.weight) * weights, p.weight * drawn.weights(y, ways).flatten()]).double()
         weight, bias = logistic.fit_rows(rows, labels, ways, c=p.c, ctx=ctx, weights=weights)
         weight = examples.from_span(weight.T, drawn.basis).T.contiguous()
-        return Adapted({"weight": weight.to(x), "bias": bias.to(x)}, ways)
+        return {"weight": weight.to(x), "bias": bias.to(x)}
 
     def drawn(self, s: State, x: Tensor, y: Tensor, ways: int, ctx: Context) -> Drawn:
         """The examples and features drawn for them.

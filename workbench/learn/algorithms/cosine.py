@@ -48,7 +48,7 @@ class Cosine(forms.FrozenTrunk):
 
     p: Params
 
-    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classes' directions, ``weight [N, D]`` of length 1."""
         return {"weight": F.normalize(heads.prototypes(F.normalize(features, dim=1), y, ways), dim=1)}
 

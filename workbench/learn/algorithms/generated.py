@@ -55,12 +55,10 @@ from workbench.learn import forms, functional, heads, inner, mlp, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
     detach,
     generator,
@@ -84,7 +82,7 @@ class Written(NamedTuple):
 
 
 @registry.register
-class Generated(forms.FixedTrunk):
+class Generated(forms.FittedHead):
     """A classifier written by a network from the classes' codes; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -230,21 +228,10 @@ class Generated(forms.FixedTrunk):
         )
         return head(last["z"])
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - the few steps of a code are no steps of the network
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:
         """The classifier that was written: ``weight [N, D]`` and ``bias [N]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        head = self.written(detach(s.learned), features, support.y, support.ways, ctx)
-        return Adapted({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, support.ways)
+        head = self.written(detach(s.learned), features, y, ways, ctx)
+        return {"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}
 
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:

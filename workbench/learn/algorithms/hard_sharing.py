@@ -46,12 +46,10 @@ from workbench.learn import balance, forms, functional, heads, norm, registry, s
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
     generator,
 )
@@ -64,7 +62,7 @@ UNCERTAINTY = "log_variance."
 
 
 @registry.register
-class HardSharing(forms.FixedTrunk):
+class HardSharing(forms.FittedHead):
     """One trunk, one classifier per source; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -171,21 +169,10 @@ class HardSharing(forms.FixedTrunk):
         s = supervised.dropped(s)
         return State({n: t for n, t in s.learned.items() if not n.startswith(UNCERTAINTY)}, s.memory)
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classifier ``weight [N, D]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        weight = heads.unit_ridge(features, support.y, support.ways, self.p.strength)
-        return Adapted({"weight": weight}, support.ways)
+        weight = heads.unit_ridge(features, y, ways, self.p.strength)
+        return {"weight": weight}
 
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:

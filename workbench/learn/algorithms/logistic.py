@@ -58,7 +58,7 @@ class LogisticProbe(forms.FrozenTrunk):
 
     p: Params
 
-    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classifier ``weight [N, D]`` and ``bias [N]``."""
         x = F.normalize(features, dim=1)
         weight, bias = logistic.fit(x, y, ways, c=self.p.c, ctx=ctx, weights=heads.balanced(y, ways, x))

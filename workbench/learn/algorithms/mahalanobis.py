@@ -48,7 +48,7 @@ class Mahalanobis(forms.FrozenTrunk):
 
     p: Params
 
-    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The linear layer whose squared outputs add up to the distances, ``weight [N * R, D]``, ``bias [N * R]``."""
         axes = mahalanobis.span(features)
         x = features @ axes

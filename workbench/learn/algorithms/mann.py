@@ -64,12 +64,10 @@ from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
     generator,
 )
@@ -105,7 +103,7 @@ class Spare(NamedTuple):
 
 
 @registry.register
-class MANN(forms.FixedTrunk):
+class MANN(forms.FittedHead):
     """An LSTM with a memory that is shown one example after another; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -202,38 +200,27 @@ class MANN(forms.FixedTrunk):
             reads.append(held.read)
         return answers(learned, torch.stack(hidden), torch.stack(reads)), held
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no gradient steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:
         """Show the examples, each label one step late: what is then held, the ``last`` label, and the classes' labels.
 
         Raises:
             WorkbenchError: more classes than in training.
         """
         most = most_ways(s.learned)
-        if support.ways > most:
+        if ways > most:
             raise WorkbenchError(
                 "The task cannot be adapted to",
-                f"it has {support.ways} classes and this knowledge was trained to remember at most {most}",
+                f"it has {ways} classes and this knowledge was trained to remember at most {most}",
                 "Use other knowledge, or ask for no more than that number of classes",
             )
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
         gen = generator(ctx.seed_for("mann/showing"))
-        labels = torch.randperm(most, generator=gen)[: support.ways].to(support.y)
-        order = torch.randperm(len(support.y), generator=gen).to(support.y)
-        y = labels[support.y[order]]
+        labels = torch.randperm(most, generator=gen)[:ways].to(y)
+        order = torch.randperm(len(y), generator=gen).to(y)
+        y = labels[y[order]]
         _, held = self.read(s.learned, features[order][:, None], y[:, None], ctx)
         last = heads.one_hot(y[-1:], most, features)[0]
         kept = {name: t[0].contiguous() for name, t in held._asdict().items()}
-        return Adapted({**kept, "last": last, "labels": labels}, support.ways)
+        return {**kept, "last": last, "labels": labels}
 
     def head(self, s: State, a: Adapted) -> nn.Module:
         """One step from what is held."""

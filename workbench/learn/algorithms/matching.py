@@ -45,13 +45,11 @@ from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     Setting,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
 )
 
@@ -65,7 +63,7 @@ _NEVER = 1e9
 
 
 @registry.register
-class Matching(forms.FixedTrunk):
+class Matching(forms.FittedHead):
     """Attention over the examples by cosine; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -117,21 +115,10 @@ class Matching(forms.FixedTrunk):
         metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
         return StepResult(loss=loss, memory=functional.named(buffers), metrics=metrics, correct=correct[0])
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """``keys [S, D]``, what queries are compared with, and ``member [S, N]``, whose each is."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        member = heads.one_hot(support.y, support.ways, features)
-        return Adapted({"keys": self.keys(s.learned, features, member), "member": member}, support.ways)
+        member = heads.one_hot(y, ways, features)
+        return {"keys": self.keys(s.learned, features, member), "member": member}
 
     def head(self, s: State, a: Adapted) -> nn.Module:
         """Attention over the examples."""

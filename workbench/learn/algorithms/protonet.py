@@ -39,12 +39,11 @@ from workbench.learn import forms, functional, heads, influence, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     SourceSummary,
     State,
     StepResult,
-    Support,
+    Tensors,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 
 
 @registry.register
-class ProtoNet(forms.FixedTrunk):
+class ProtoNet(forms.FittedHead):
     """Nearest class mean in a learnt feature space; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -109,20 +108,9 @@ class ProtoNet(forms.FixedTrunk):
         metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
         return StepResult(loss=loss, memory=functional.named(buffers), metrics=metrics, correct=correct[0])
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classes' centres, ``prototypes [N, D]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        return Adapted({"prototypes": heads.prototypes(features, support.y, support.ways)}, support.ways)
+        return {"prototypes": heads.prototypes(features, y, ways)}
 
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:

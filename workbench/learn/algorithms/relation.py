@@ -46,13 +46,11 @@ from workbench.learn.maps import MARK, mapped
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     Setting,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
 )
 
@@ -64,7 +62,7 @@ RELATION = "relation."
 
 
 @registry.register
-class Relation(forms.FixedTrunk):
+class Relation(forms.FittedHead):
     """A learnt comparison of feature maps; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -141,20 +139,9 @@ class Relation(forms.FixedTrunk):
         metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
         return StepResult(loss=loss, memory=memory, metrics=metrics, correct=correct[0])
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classes' maps, ``classes [N, C * h * h]``."""
-        ctx.check()
-        maps = self._features(s, support.x) if support.features is None else support.features
-        return Adapted({"classes": self._classes(maps, support.y, support.ways)}, support.ways)
+        return {"classes": self._classes(features, y, ways)}
 
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:

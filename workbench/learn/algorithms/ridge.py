@@ -50,7 +50,7 @@ class Ridge(forms.FrozenTrunk):
 
     p: Params
 
-    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classifier ``weight [N, D]``."""
         x = F.normalize(features, dim=1)
         solved = heads.ridge(x, heads.one_hot(y, ways, x), self.p.strength, heads.balanced(y, ways, x))

@@ -38,12 +38,11 @@ from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     SourceSummary,
     State,
     StepResult,
-    Support,
+    Tensors,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ _NEVER = 1e9
 
 
 @registry.register
-class Siamese(forms.FixedTrunk):
+class Siamese(forms.FittedHead):
     """Most similar example under a learnt difference of twins; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -115,21 +114,10 @@ class Siamese(forms.FixedTrunk):
         metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
         return StepResult(loss=loss, memory=functional.named(buffers), metrics=metrics, correct=correct[0])
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The examples' features, ``support [S, D]``, and ``member [S, N]``, whose each is."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        member = heads.one_hot(support.y, support.ways, features)
-        return Adapted({"support": features.clone(), "member": member}, support.ways)
+        member = heads.one_hot(y, ways, features)
+        return {"support": features.clone(), "member": member}
 
     def head(self, s: State, a: Adapted) -> nn.Module:
         """The comparison with every example."""

@@ -36,12 +36,10 @@ from workbench.learn import forms, functional, heads, influence, norm, registry,
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
 )
 
@@ -54,7 +52,7 @@ MOMENTUM = 0.01
 
 
 @registry.register
-class SimpleShot(forms.FixedTrunk):
+class SimpleShot(forms.FittedHead):
     """Plain training, then nearest centroid of centred features of length 1; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -110,21 +108,10 @@ class SimpleShot(forms.FixedTrunk):
         """The classifier is not needed any more."""
         return supervised.dropped(s)
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classes' centroids, ``prototypes [N, D]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
         x = transformed(features, self._mean(s.memory), unit=self.p.transform != "UN")
-        return Adapted({"prototypes": heads.prototypes(x, support.y, support.ways)}, support.ways)
+        return {"prototypes": heads.prototypes(x, y, ways)}
 
     def head(self, s: State, a: Adapted) -> nn.Module:
         """The transform and the linear layer that equals the distances."""

@@ -69,7 +69,7 @@ class SLDA(forms.FrozenTrunk):
 
     p: Params
 
-    def fit(self, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The sums, ``means [N, D]`` and ``scatter [D, D]`` among them, and their classifier."""
         return self.added(None, features, y, ways).tensors
 

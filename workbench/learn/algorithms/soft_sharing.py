@@ -53,13 +53,11 @@ from workbench.learn import forms, functional, heads, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     Setting,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
 )
 
@@ -79,7 +77,7 @@ _MOST = 4e9  # bytes of copies with their moments
 
 
 @registry.register
-class SoftSharing(forms.FixedTrunk):
+class SoftSharing(forms.FittedHead):
     """A copy of the trunk per source, pulled towards their mean; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -239,21 +237,10 @@ class SoftSharing(forms.FixedTrunk):
             return State({**functional.named(self._trunk(s)), **rest}, memory)
         return State(*({n: t for n, t in part.items() if n.startswith(functional.TRUNK)} for part in s))
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:  # noqa: ARG002
         """The classifier ``weight [N, D]``."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        weight = heads.unit_ridge(features, support.y, support.ways, self.p.strength)
-        return Adapted({"weight": weight}, support.ways)
+        weight = heads.unit_ridge(features, y, ways, self.p.strength)
+        return {"weight": weight}
 
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ class TIM(forms.FixedTrunk):
     ) -> Adapted:
         """The rows ``weight [N, D]`` after ``test_steps`` steps, on the examples and ``unlabelled``."""
         with torch.no_grad():
-            examples = self._features(s, support.x) if support.features is None else support.features
+            examples = self.shown(s, support)
             queries = examples[:0]
             if unlabelled is not None and len(unlabelled):
                 queries = self._of_many(s, unlabelled, ctx) if support.features is None else unlabelled

@@ -62,12 +62,10 @@ from workbench.learn import forms, functional, heads, mlp, norm, registry
 from workbench.learn.protocol import (
     Adapted,
     At,
-    OnStep,
     Phase,
     SourceSummary,
     State,
     StepResult,
-    Support,
     Tensors,
     generator,
 )
@@ -86,7 +84,7 @@ class Posterior(NamedTuple):
 
 
 @registry.register
-class Versa(forms.FixedTrunk):
+class Versa(forms.FittedHead):
     """Classifiers drawn from a posterior that a network reads off the examples; see the module."""
 
     info: ClassVar[AlgorithmInfo] = AlgorithmInfo(
@@ -153,24 +151,13 @@ class Versa(forms.FixedTrunk):
         metrics = {"loss": float(loss.detach()), "accuracy": float(torch.cat(correct).float().mean())}
         return StepResult(loss=loss, memory=functional.named(buffers), metrics=metrics, correct=correct[0])
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        s: State,
-        support: Support,
-        ctx: Context,
-        *,
-        unlabelled: Tensor | None = None,  # noqa: ARG002 - inductive
-        on_step: OnStep | None = None,  # noqa: ARG002 - there are no steps
-    ) -> Adapted:
+    def fit(self, s: State, features: Tensor, y: Tensor, ways: int, ctx: Context) -> Tensors:
         """``draws`` classifiers ``[L, N, D + 1]``, weights and bias, drawn from the context's seed."""
-        ctx.check()
-        features = self._features(s, support.x) if support.features is None else support.features
-        q = self.posterior(s.learned, features, support.y, support.ways)
+        q = self.posterior(s.learned, features, y, ways)
         gen = generator(ctx.seed_for("versa/draws"))
         noise = torch.randn(self.p.draws, *q.mean.shape, generator=gen).to(features)
-        place = by_the_pictures(features, support.y, support.ways)
-        return Adapted({"draws": q.mean + q.spread * noise[:, place]}, support.ways)
+        place = by_the_pictures(features, y, ways)
+        return {"draws": q.mean + q.spread * noise[:, place]}
 
     @torch.no_grad()
     def logits(self, s: State, a: Adapted, x: Tensor) -> Tensor:
