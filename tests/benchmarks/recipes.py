@@ -66,6 +66,9 @@ class Recipe:
 
 
 _FIVE = CELLS[:2]
+_ONE_STEP = {"inner_steps": "1", "inner_lr": "0.4"}
+"""Of the authors for five classes of Omniglot. On validation classes of the background alphabets (prototype head, seed
+0) 0.954 after 156 seconds of computing, where five steps of 0.1 had 0.936 after 225 and 0.944 after 383."""
 
 
 def _textbook(algorithm: str, title: str, floors: Figures, paper: Figures, differs: str, **settings: str) -> Recipe:
@@ -108,6 +111,7 @@ RECIPES: tuple[Recipe, ...] = (
         "maml",
         "MAML",
         "prototype",
+        _ONE_STEP,
         minutes=30,
         floors=(97.0, 99.0, None, None),
         paper=(98.7, 99.9, 95.8, 98.9),
@@ -154,10 +158,10 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe("tadam", "TADAM", ways="20", minutes=30, floors=(98.3, 99.5, 95.0, 98.5)),
     Recipe("simple-cnaps", "Simple CNAPS", ways="20", floors=(98.3, 99.5, 95.0, 98.5)),
-    _textbook("maml", "MAML, textbook head", (93.0, 97.5, None, None), (98.7, 99.9, None, None), _BATCH),
+    _textbook("maml", "MAML, textbook head", (93.0, 97.5, None, None), (98.7, 99.9, None, None), _BATCH, **_ONE_STEP),
     _textbook("meta-sgd", "Meta-SGD, textbook head", (93.0, 97.5, None, None), (99.53, 99.93, None, None), _BATCH),
     _textbook("anil", "ANIL, textbook head", (93.0, 97.5, None, None), NONE, ""),
-    Recipe("fomaml", "First-order MAML", "prototype", paper=(98.3, 99.2, 89.4, 97.9), differs=_BATCH),
+    Recipe("fomaml", "First-order MAML", "prototype", _ONE_STEP, paper=(98.3, 99.2, 89.4, 97.9), differs=_BATCH),
     Recipe("maml++", "MAML++", "prototype", paper=(99.47, 99.93, 97.65, 99.33), differs=_EACH),
     Recipe("boil", "BOIL", "prototype"),
     Recipe("cavia", "CAVIA", "prototype"),

@@ -48,6 +48,15 @@ def test_streamed_is_batch_in_any_order(chunk):
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("prior", [1e-3, 20.0])
+def test_a_system_of_the_examples_gives_what_one_of_the_features_gives(prior):
+    x, y = pictures()
+    x, y = x[: D - 1], y[: D - 1]
+    sums = streamed(None, x, y, N)
+    for a, b in zip(linear(sums, prior, x - sums["means"][y]), linear(sums, prior), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("mistake", ["all pictures counted", "mean after the update"])
 def test_another_update_is_noticed(mistake):
     x, y = pictures()

@@ -90,7 +90,8 @@ class SLDA(forms.FrozenTrunk):
         sums = streamed(before, features.double(), y, ways)
         if bool((sums[COUNTS] == 0).any()):
             raise ValueError("every class needs a picture")
-        weight, bias = linear(sums, self.p.prior)
+        off = features.double() - sums[MEANS][y] if a is None else None
+        weight, bias = linear(sums, self.p.prior, off)
         return Adapted({**sums, WEIGHT: weight.to(features), BIAS: bias.to(features)}, ways)
 
     def head(self, s: State, a: Adapted) -> nn.Module:  # noqa: ARG002
@@ -129,14 +130,24 @@ def streamed(sums: Tensors | None, features: Tensor, y: Tensor, ways: int) -> Te
     return {COUNTS: old + new, MEANS: moved, SCATTER: sums[SCATTER] + scatter + between}
 
 
-def linear(sums: Tensors, prior: float) -> tuple[Tensor, Tensor]:
-    """``weight [N, D]`` and ``bias [N]`` of the discriminant; ``prior`` is the module's ``c``."""
+def linear(sums: Tensors, prior: float, off: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """``weight [N, D]`` and ``bias [N]`` of the discriminant; ``prior`` is the module's ``c``.
+
+    Where all pictures are at hand, and they are fewer than features, ``off [n, D]`` is what they are off their classes'
+    means: ``M = off' off``, and a system of ``n`` equations gives the same (Woodbury) sooner than one of ``D``.
+    """
     counts, means, scatter = sums[COUNTS], sums[MEANS], sums[SCATTER]
     n, (ways, features) = counts.sum(), means.shape
     apart = means - (counts[:, None] * means).sum(0) / n
     spread = torch.diagonal(scatter).sum() + (counts * apart.square().sum(1)).sum()
     variance = (spread / (features * (n - 1).clamp_min(1))).clamp_min(torch.finfo(means.dtype).tiny ** 0.5)
-    eye = torch.eye(features, dtype=means.dtype, device=means.device)
-    covariance = (scatter + prior * variance * eye) / (n - ways + prior)
-    weight = torch.linalg.solve(covariance, means.T).T.contiguous()
+    ridge, weighing = prior * variance, n - ways + prior
+    if off is None or len(off) >= features:
+        eye = torch.eye(features, dtype=means.dtype, device=means.device)
+        solved = torch.linalg.solve(scatter + ridge * eye, means.T).T
+    else:
+        eye = torch.eye(len(off), dtype=means.dtype, device=means.device)
+        inner = torch.linalg.solve(off @ off.T + ridge * eye, off @ means.T)
+        solved = (means - inner.T @ off) / ridge
+    weight = (weighing * solved).contiguous()
     return weight, -(weight * means).sum(1) / 2
