@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workbench.core.context import Context
 from workbench.learn.calibrate import HeldOut, task_temperatures
+from workbench.learn.influence import asks_centres
 from workbench.learn.protocol import Support
 from workbench.services.knowledge import Knowledge
 from workbench.transfer import nested, recipes
@@ -94,12 +95,13 @@ def answered(
     Raises:
         JobCancelledError: asked to stop.
     """
-    typical = knowledge.figures["temperature"]
+    typical, centres = knowledge.figures["temperature"], asks_centres(knowledge.algorithm, knowledge.state)
     if few(torch.bincount(y, minlength=ways).tolist()):
         nothing = HeldOut(y[:0], torch.zeros(0, ways), None)
-        return judged(made, y, ways, pictures, ctx, task_temperatures(nothing, y, ways, typical).answers)
+        start = task_temperatures(nothing, y, ways, typical, centres=centres).answers
+        return judged(made, y, ways, pictures, ctx, start)
     held = in_parts(made, y, ways, pictures, PARTS, ctx)
-    fitted = task_temperatures(held, y, ways, typical, PARTS)
+    fitted = task_temperatures(held, y, ways, typical, PARTS, centres=centres)
     losses = F.cross_entropy(held.logits / fitted.left_out, y[held.rows], reduction="none")
     return recipes.Judged(held.rows, held.logits, fitted.answers, losses)
 
