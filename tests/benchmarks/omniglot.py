@@ -118,6 +118,8 @@ def measure(recipe: Recipe, data: Path, project: Path, *, computing: bool = Fals
             place,
             computing=computing,
         )
+        if trained["stopped"]:
+            raise SystemExit(f"{recipe.name}: stopped before its time; the same command goes on with it")
         newest = next(r for r in list_runs(place) if r.id == trained["run"])
         figures["train"] = {
             k: trained[k] for k in ("algorithm", "episodes", "seconds", "seed", "validation", "stopped")
