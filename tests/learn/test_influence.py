@@ -170,7 +170,21 @@ def test_left_out_at_once_is_adapting_again_for_each(shots):
 
 def test_squared_distances_to_centres_are_told_from_other_heads():
     asked = {}
-    for key in ("protonet", "simpleshot", "ridge", "logistic", "cosine", "mahalanobis", "baseline", "maml"):
+    for key in (
+        "protonet",
+        "simpleshot",
+        "ridge",
+        "logistic",
+        "cosine",
+        "mahalanobis",
+        "baseline",
+        "maml",
+        "tadam",
+        "width",
+    ):
         algorithm = registry.create(key, {}, SETTING)
         asked[key] = asks_centres(algorithm, algorithm.init(generator(0)))
-    assert {key for key, yes in asked.items() if yes} == {"protonet", "simpleshot"}
+    assert {key for key, yes in asked.items() if yes} == {"protonet", "simpleshot", "tadam", "width"}
+    for head, yes in {"nearest": True, "ridge": False}.items():
+        depth = registry.create("depth", {"head": head}, SETTING)
+        assert asks_centres(depth, depth.init(generator(0))) == yes

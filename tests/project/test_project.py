@@ -183,6 +183,17 @@ def test_what_came_into_a_source_that_a_change_had_made_stays(tmp_path: Path) ->
         assert p.sources_undo_text == "", "it was found again"
 
 
+def test_a_source_that_went_without_words_does_not_come_back_with_an_older_change(tmp_path: Path) -> None:
+    whole, other = task("a"), task("b")
+    with Project.open(tmp_path / "p") as p:
+        p.set_tasks([whole, other])
+        p.set_tasks([whole], "remove b")
+        p.set_tasks([replace(whole, classes=whole.classes[:1])], "take pictures out of a")
+        p.set_tasks([])
+        assert p.sources_undo_text == "remove b"
+        assert take_back(p) == (other,)
+
+
 def test_only_the_change_that_the_sources_are_without_is_forgotten(tmp_path: Path) -> None:
     whole, other = task("a"), task("b")
     part = replace(whole, classes=whole.classes[:1])

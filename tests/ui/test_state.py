@@ -290,10 +290,12 @@ def test_another_project_closes_the_one_before(state, qtbot, tmp_path: Path):
     from tests.ui.conftest import FakeProject
 
     before = state.project
+    state.start = ("an entry of the one before", None)
     with qtbot.waitSignals([state.project_changed, state.tasks_changed, state.teach_changed, state.result_changed]):
         state.set_project(FakeProject("Other", (task("z", "x"),)), tmp_path)
     assert before.closed
     assert [t.name for t in state.tasks] == ["z"]
+    assert state.start is None, "no run of this project goes on from what its library lacks"
 
 
 def test_loading_the_library_is_told(state, qtbot, monkeypatch):

@@ -169,9 +169,14 @@ def _of_those_that_can_go(own: Tensor, others: Tensor, y: Tensor, count: Tensor)
 
 
 def asks_centres(algorithm: Algorithm, state: State) -> bool:
-    """Whether logits are minus squared distances to the centres of classes; no features are needed to tell."""
+    """Whether logits are minus squared distances to the centres of classes; no features are needed to tell.
+
+    Those of the closed form are; a method without one says so by ``nearest_mean = True``.
+    """
     form = getattr(algorithm, "classifier", None)
-    return form is not None and isinstance(form(state, torch.zeros(0, 1)), Centroids)
+    if form is None:
+        return bool(getattr(algorithm, "nearest_mean", False))
+    return isinstance(form(state, torch.zeros(0, 1)), Centroids)
 
 
 def at_once(algorithm: Algorithm, state: State, support: Support) -> calibrate.HeldOut | None:

@@ -50,8 +50,8 @@ class ProjectRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def with_sources(row: ProjectRow, sources: tuple[SourceRow, ...], words: str = "", undone: int = 0) -> ProjectRow:
     """The project with other sources.
 
-    What is altered or found without words cannot be told from a change that was made to the same source before: to
-    take that back would take away what was found since. So such changes are forgotten, whole.
+    What is altered, found or lost without words cannot be told from a change that was made to the same source before:
+    to take that back would take away what was found since. So such changes are forgotten, whole.
 
     Args:
         row: as it is.
@@ -66,7 +66,8 @@ def with_sources(row: ProjectRow, sources: tuple[SourceRow, ...], words: str = "
         added = tuple(s.id for s in sources if s.id not in then)
         changes = (*row.changes, ChangeRow(words, before, added))[-MOST:] if before or added else row.changes
     else:
-        changes = _not_about({id_ for id_ in now if now[id_] != then.get(id_)}, row.changes)
+        altered = {id_ for id_ in {**then, **now} if now.get(id_) != then.get(id_)}
+        changes = _not_about(altered, row.changes)
     return msgspec.structs.replace(row, sources=sources, changes=changes)
 
 

@@ -99,6 +99,7 @@ class AppState(QObject):
         if before is not None and before is not project:
             before.close()
         self.tasks = self._given = project.tasks()
+        self.start = None
         self.problems = project.problems()
         self.teach = project.teach()
         self.result = None

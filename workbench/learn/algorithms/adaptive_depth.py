@@ -106,6 +106,11 @@ class Depth(forms.FittedHead):
         self.network = blocks.Blocks(self._skeleton(), self.example)
         self.features = sum(self.network.sizes)
 
+    @property
+    def nearest_mean(self) -> bool:
+        """Whether what is mixed are distances to class means; see ``influence.asks_centres``."""
+        return bool(self.p.head == "nearest")
+
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources
         """One phase of episodes."""
         lr = {functional.TRUNK: self.p.lr, "": _CHOICE * self.p.lr}

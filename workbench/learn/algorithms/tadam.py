@@ -70,6 +70,8 @@ class TADAM(forms.ChangedTrunk):
         tags=frozenset({"trains", "any-way"}),
     )
 
+    nearest_mean: ClassVar[bool] = True  # see ``influence.asks_centres``
+
     @dataclass(frozen=True, slots=True)
     class Params:
         """Hyperparameters."""
