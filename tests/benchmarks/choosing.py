@@ -10,6 +10,8 @@ tasks, which the choice learns from. ``--library`` says what the entries are:
   examples and made anew without each part of them that is left out, for which no feature can be kept;
 * *steps*: every second is a MAML with its ten steps, of which the two likeliest are adapted anew without each third of
   the examples. No cache can spare that, either;
+* *heads*: in turn a prototypical network, a ridge head, Baseline++ and distribution calibration, all on Conv-4. The
+  last two have no closed form: what they say of left-out examples is fitted anew, part by part;
 * *deep*: prototypical networks on ResNet-12.
 
 What is timed is the way of ``teach``, from the pictures' files to a network that answered and the record of the task:
@@ -69,7 +71,8 @@ from workbench.transfer.kinds import packed
 
 BENCHMARK = "choosing"
 WAYS, SHOTS, SIZE, QUERIES, SEED = 5, 5, 84, 15, 0
-LIBRARIES = ("metric", "family", "steps", "deep")
+LIBRARIES = ("metric", "family", "heads", "steps", "deep")
+HEADS = ("protonet", "ridge", "baseline++", "calibrated")
 WITHIN = {"cold": 3.0, "cached": 0.5, "labelled": 0.5, "command": 3.0, "command_again": 0.5}
 """Seconds, with thirty entries whose networks are Conv-4."""
 FIGURES = ("cold", "cached", "unchanged", "labelled", "command", "command_again")
@@ -131,7 +134,8 @@ def library(project: Path, kind: str, entries: int) -> None:
 
 def method(kind: str, i: int) -> tuple[str, str]:
     """Algorithm and backbone of an entry."""
-    return "maml" if kind == "steps" and i % 2 else "protonet", "resnet12" if kind == "deep" else "conv4"
+    key = "maml" if kind == "steps" and i % 2 else HEADS[i % len(HEADS)] if kind == "heads" else "protonet"
+    return key, "resnet12" if kind == "deep" else "conv4"
 
 
 def _id(i: int) -> EntryId:

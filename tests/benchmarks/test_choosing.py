@@ -85,7 +85,7 @@ def test_the_command_chooses_and_writes_a_model(small: Path, tmp_path: Path) -> 
 
 def test_what_was_promised_is_missed_in_the_window_and_by_the_command_and_by_every_conv4() -> None:
     slow = dict.fromkeys(FIGURES, 9.0)
-    for kind in ("metric", "family", "steps"):
+    for kind in ("metric", "family", "heads", "steps"):
         assert choosing.missed({"library": kind} | FIGURES) == []
         assert choosing.missed({"library": kind} | slow) == ["cold", "cached", "labelled", "command", "command_again"]
         assert choosing.missed({"library": kind} | FIGURES | {"command": 3.1}) == ["command"]
