@@ -270,6 +270,7 @@ def _from_features(
     # never looked at; if it were, the answers would be NaN
     nothing = torch.full((), math.nan, device=device).expand(1, shape[2], *shape[:2])
     kept: dict[int, Tensor] = {}
+    n = 0
     for block in _blocks(frozen.drawn):
         if kept and len(kept) * next(iter(kept.values())).nbytes > _FEATURE_BYTES:
             kept.clear()
@@ -298,7 +299,8 @@ def _from_features(
                 return logits.cpu()
 
             unlabelled = query_f if transductive else None
-            yield _adapt(algorithm, state, support, ctx, ask, steps, unlabelled, clock)
+            yield _adapt(algorithm, state, support, ctx, ask, steps and n < _STEPPED, unlabelled, clock)
+            n += 1
 
 
 def _blocks(drawn: Sequence[Drawn]) -> Iterator[list[Drawn]]:
