@@ -104,7 +104,7 @@ class TestEvaluate:
         found = evaluate(algorithm, state, frozen, Context())
         assert [s.step for s in found.by_step] == [0, 1, 2, 3]
         assert found.by_step[0].accuracy == 0.25  # before the first step all means are equal
-        assert found.by_step[-1][1:] == (found.accuracy, found.ci95)
+        assert found.by_step[-1][1:] == (found.accuracy, found.ci95, 20, frozen.sha256)
         assert found.accuracy > 0.3
         assert evaluate(algorithm, state, frozen, Context(), by_step=False).by_step == ()
 
@@ -140,8 +140,9 @@ class TestEvaluate:
         assert (algorithm.trunk_calls > 0) == cached
         assert asks == 6 * 4 + 20  # after each step in the first six, and in every episode once for all
         assert found.by_step == first.by_step
+        assert {s[3:] for s in found.by_step} == {(6, frozen.first(6).sha256)}
         assert found.per_episode[:6] == first.per_episode
-        assert found.episodes == 20
+        assert (found.episodes, found.sha256) == (20, frozen.sha256)
 
     @pytest.mark.parametrize("by_step", [False, True])
     @pytest.mark.parametrize("cached", [False, True])
