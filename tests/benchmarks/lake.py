@@ -117,7 +117,10 @@ def figures_of(entry: KnowledgeEntry, found: Evaluation, transductive: bool) -> 
         "ci95": found.ci95,
         "runs": found.episodes,
         "errors": [round(1 - a, 6) for a in found.per_episode],
-        "by_step": [[s.step, 1 - s.accuracy, s.ci95] for s in found.by_step],
+        "by_step": [
+            {"step": s.step, "error": 1 - s.accuracy, "ci95": s.ci95, "runs": s.episodes, "episodes_sha256": s.sha256}
+            for s in found.by_step
+        ],
         "transductive": transductive,
         "seconds_per_task": found.seconds_per_task,
         "episodes_sha256": found.sha256,

@@ -13,6 +13,7 @@ import pytest
 
 from workbench.__main__ import main
 from workbench.cli import parser
+from workbench.cli.learn_commands import step_lines
 from workbench.cli.output import Terminal, emit, say, say_problems, table
 from workbench.core import paths
 from workbench.core.context import Context
@@ -166,3 +167,11 @@ def test_a_folder_called_like_a_command_can_be_opened_by_its_path(tmp_path, monk
     assert parser.parse(["trains"]).target == Path("trains")
     assert parser.parse([]).command == "window"
     assert parser.parse(["--open", "a", "b"]).open == ["a", "b"]
+
+
+def test_accuracy_by_step_is_printed_with_the_episodes_that_it_is_of() -> None:
+    of = {"ci95": 0.1, "episodes": 100, "episodes_sha256": 32 * "bc"}
+    row = {"episodes": 600, "episodes_sha256": 64 * "a"}
+    row["by_step"] = [{"step": j, "accuracy": 0.25 + j / 4, **of} for j in range(2)]
+    assert list(step_lines(row)) == ["  after step 0: 0.2500, 1: 0.5000; first 100 episodes, bcbcbcbcbcbc"]
+    assert list(step_lines({**row, "by_step": []})) == []

@@ -104,7 +104,7 @@ class TestEvaluate:
         found = evaluate(algorithm, state, frozen, Context())
         assert [s.step for s in found.by_step] == [0, 1, 2, 3]
         assert found.by_step[0].accuracy == 0.25  # before the first step all means are equal
-        assert found.by_step[-1][1:] == (found.accuracy, found.ci95)
+        assert found.by_step[-1][1:] == (found.accuracy, found.ci95, 20, frozen.sha256)
         assert found.accuracy > 0.3
         assert evaluate(algorithm, state, frozen, Context(), by_step=False).by_step == ()
 
@@ -122,15 +122,27 @@ class TestEvaluate:
 
     @pytest.mark.parametrize("cached", [False, True])
     def test_steps_are_those_of_the_first_episodes(self, monkeypatch, cached):
-        algorithm = ToySteps()
+        asks = 0
+
+        class Counted(ToySteps):
+            def distances(self, f, means):
+                nonlocal asks
+                asks += 1
+                return super().distances(f, means)
+
+        algorithm = Counted()
         state = algorithm.init(generator(0))
         frozen = freeze(sampler(source("a")), 20, 0)
-        first = evaluate(algorithm, state, frozen.first(6), Context())
+        first = evaluate(algorithm, state, frozen.first(6), Context(), cached=False)
         monkeypatch.setattr(module, "_STEPPED", 6)
+        asks = 0
         found = evaluate(algorithm, state, frozen, Context(), cached=cached)
+        assert (algorithm.trunk_calls > 0) == cached
+        assert asks == 6 * 4 + 20  # after each step in the first six, and in every episode once for all
         assert found.by_step == first.by_step
+        assert {s[3:] for s in found.by_step} == {(6, frozen.first(6).sha256)}
         assert found.per_episode[:6] == first.per_episode
-        assert found.episodes == 20
+        assert (found.episodes, found.sha256) == (20, frozen.sha256)
 
     @pytest.mark.parametrize("by_step", [False, True])
     @pytest.mark.parametrize("cached", [False, True])
@@ -165,7 +177,7 @@ class TestEvaluate:
         frozen = freeze(sampler(source("a")), 30, 0)
         found = evaluate(algorithm, algorithm.init(generator(0)), frozen, Context(), cached=cached)
         features = 0.001 * algorithm.trunk_calls / 30
-        assert (features > 0) == (cached and not by_step)
+        assert (features > 0) == cached
         assert found.seconds_per_task == pytest.approx(1.1 + features)
 
     def test_progress_is_that_of_the_episodes_and_only_where_asked_for(self, toy):

@@ -102,12 +102,14 @@ class ToyProto:
 
 
 class ToySteps(ToyProto):
-    """Three gradient steps from the means, so that accuracy by step can be tested."""
+    """Three gradient steps towards the means, so that accuracy by step can be tested."""
 
-    info: ClassVar = info("gradient-based")
+    info: ClassVar = info("cacheable", "gradient-based")
 
     def adapt(self, s, support, ctx, *, unlabelled=None, on_step=None):
-        f = support.x.flatten(1) @ s.learned["trunk.weight"].T
+        f = support.features
+        if f is None:
+            f = support.x.flatten(1) @ s.learned["trunk.weight"].T
         means = torch.zeros(support.ways, f.shape[1])
         for j in range(4):
             a = Adapted({"means": means}, support.ways)

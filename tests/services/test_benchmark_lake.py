@@ -99,8 +99,10 @@ def test_entries_that_see_other_pixels_are_asked_the_same(trained, data) -> None
     assert len(hashes) == 1
     maml = found["maml"]
     assert isinstance(maml, files.Result)
-    assert [s for s, _, _ in maml.figures["by_step"]] == [0, 1, 2]
-    assert maml.figures["by_step"][-1][1] == pytest.approx(maml.figures["error"])
+    steps = maml.figures["by_step"]
+    assert [s["step"] for s in steps] == [0, 1, 2]
+    assert steps[-1]["error"] == pytest.approx(maml.figures["error"])
+    assert {(s["runs"], s["episodes_sha256"]) for s in steps} == {(RUNS, *hashes)}
 
 
 def test_what_was_measured_is_not_measured_again_unless_trained_anew(trained, data, monkeypatch) -> None:

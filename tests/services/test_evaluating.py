@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.learn.checkpoint import state_digest
 from workbench.learn.protocol import State
 from workbench.project.library import Library
-from workbench.services import evaluating, jobs
+from workbench.services import evaluating, jobs, tables
 from workbench.services.evaluating import evaluate_on, paired
 from workbench.services.requests import EvaluateRequest
 
@@ -47,7 +49,23 @@ def test_gradient_steps_are_reported_one_by_one(trained, new) -> None:
     assert (ctx.progress_now.done, ctx.progress_now.total, ctx.progress_now.unit) == (4, 4, "episodes")
     assert [s["step"] for s in row["by_step"]] == [0, 1, 2]
     assert row["by_step"][-1]["accuracy"] == pytest.approx(row["accuracy"])
+    assert {(s["episodes"], s["episodes_sha256"]) for s in row["by_step"]} == {(4, row["episodes_sha256"])}
     assert "by_step" not in evaluate_on(new, asked("proto"), trained, Context()).row
+
+
+def test_steps_asked_about_in_fewer_episodes_name_these_wherever_they_are_written(trained, new, monkeypatch) -> None:
+    """As an evaluation of 600 episodes asks after each step in the first hundred."""
+    few = evaluate_on(new, asked("maml", episodes=2), trained, Context()).row
+    monkeypatch.setattr("workbench.learn.evaluate._STEPPED", 2)
+    found = evaluate_on(new, asked("maml"), trained, Context())
+    assert found.row["by_step"] == few["by_step"]
+    assert found.row["episodes_sha256"] != few["episodes_sha256"]
+    lines = list(csv.DictReader(io.StringIO(tables.to_csv([found]).decode())))
+    all_of_them, two = ("4", found.row["episodes_sha256"]), ("2", few["episodes_sha256"])
+    assert [(v["step"], v["episodes"], v["episodes_sha256"]) for v in lines] == [
+        ("", *all_of_them),
+        *((str(step), *two) for step in range(3)),
+    ]
 
 
 def test_untrained_is_the_very_network_that_training_began_with(trained, new, monkeypatch) -> None:

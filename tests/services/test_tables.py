@@ -38,7 +38,8 @@ def result(entry: str, name: str, per_episode: tuple[float, ...], steps: bool = 
         "seconds_per_task": 0.25,
     }
     if steps:
-        row["by_step"] = [{"step": j, "accuracy": 0.2 + j / 10, "ci95": 0.01} for j in range(2)]
+        few = {"ci95": 0.01, "episodes": 2, "episodes_sha256": 64 * "b"}
+        row["by_step"] = [{"step": j, "accuracy": 0.2 + j / 10, **few} for j in range(2)]
     return Evaluated(row | more, per_episode)
 
 
@@ -62,11 +63,14 @@ def test_every_figure_is_a_line() -> None:
         ("difference", "aaaa1111", "", "bbbb2222"),
     ]
     assert [float(r["value"]) for r in found] == pytest.approx([0.75, 0.5, 0.2, 0.3, 0.25])
+    assert [float(r["ci95"]) for r in found[:4]] == pytest.approx([0.0125, 0.0125, 0.01, 0.01])
     assert float(found[4]["ci95"]) == pytest.approx(PAIR["ci95"], abs=1e-6)
     assert [r["protocol"] for r in found] == ["inductive", "transductive", "transductive", "transductive", ""]
-    shared = ("ways", "shots", "queries", "episodes", "seed", "episodes_sha256", "across_tasks", "rotations")
+    shared = ("ways", "shots", "queries", "seed", "across_tasks", "rotations")
     for r in found:
-        assert tuple(r[k] for k in shared) == ("5", "1", "15", "3", "7", 64 * "a", "true", "false")
+        assert tuple(r[k] for k in shared) == ("5", "1", "15", "7", "true", "false")
+        over = ("2", 64 * "b") if r["step"] else ("3", 64 * "a")
+        assert (r["episodes"], r["episodes_sha256"]) == over
     assert [r["seconds_per_task"] for r in found][:2] == ["0.250000"] * 2
     assert [r["trained_on"] for r in found] == ["", "letters", "letters", "letters", ""]
     assert found[4]["name"] == "one"
@@ -120,7 +124,8 @@ def test_latex_tables() -> None:
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
     assert r"one & protonet & $75.00 \pm 1.25$ & 0.2500 \\" in text
     assert r"two (transductive) & maml & $50.00 \pm 1.25$" in text
-    assert r"two & 1 & $30.00 \pm 1.00$ \\" in text
+    assert r"two & 1 & 2 & $30.00 \pm 1.00$ \\" in text
+    assert text.count("% After inner steps: the first 2 of these episodes, SHA-256 " + 64 * "b") == 1
     assert r"one $-$ two & $+25.00 \pm" in text
     assert "% two was trained on letters." in text
     assert "3 frozen episodes of seed 7, SHA-256 " + 64 * "a" in text

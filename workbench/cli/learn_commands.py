@@ -206,10 +206,12 @@ def row_line(v: dict[str, Any]) -> str:
 
 
 def step_lines(v: dict[str, Any]) -> Iterable[str]:
-    """Accuracy by inner step, in one line."""
+    """Accuracy by inner step, and over which episodes, in one line."""
     steps = v.get("by_step", ())
     if steps:
-        yield "  after step " + ", ".join(f"{s['step']}: {s['accuracy']:.4f}" for s in steps)
+        after = ", ".join(f"{s['step']}: {s['accuracy']:.4f}" for s in steps)
+        first = steps[0]
+        yield f"  after step {after}; first {first['episodes']} episodes, {first['episodes_sha256'][:12]}"
 
 
 def compare(arguments: argparse.Namespace, ctx: Context) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,11 +64,20 @@ class ByStep(NamedTuple):
     """Accuracy after an inner step, over the first hundred episodes; 0 = before the first step.
 
     The last row is of the adapted network, on the same episodes as the others.
+
+    Attributes:
+        step: after which.
+        accuracy: mean over ``episodes``.
+        ci95: half the width of its 95 % interval.
+        episodes: how many were asked about on the way, the first of those evaluated.
+        sha256: hash of exactly these.
     """
 
     step: int
     accuracy: float
     ci95: float
+    episodes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +192,7 @@ def evaluate(
         if limit is not None and len(rights) >= 2 and time.monotonic() - begun > limit:
             break
     accuracy, ci95 = mean_ci95(finals)
-    done, stepped = len(rights), rights[:_STEPPED]
-    common = sorted(set.intersection(*(set(r) for r in stepped)))
+    done = len(rights)
     return Evaluation(
         accuracy,
         ci95,
@@ -193,8 +201,15 @@ def evaluate(
         frozen.first(done).sha256,
         tuple(finals),
         clock.seconds_per_task(done),
-        tuple(ByStep(j, *mean_ci95([r[j] for r in stepped])) for j in common) if steps else (),
+        _by_step(rights[:_STEPPED], frozen) if steps else (),
     )
+
+
+def _by_step(rights: Sequence[Mapping[int, float]], frozen: FrozenEpisodes) -> tuple[ByStep, ...]:
+    """From the first episodes' accuracies by step, of the steps that are known of all of them."""
+    common = sorted(set.intersection(*(set(r) for r in rights)))
+    count, sha256 = len(rights), frozen.first(len(rights)).sha256
+    return tuple(ByStep(j, *mean_ci95([r[j] for r in rights]), count, sha256) for j in common)
 
 
 def asked_after(step: int) -> bool:
@@ -270,6 +285,7 @@ def _from_features(
     # never looked at; if it were, the answers would be NaN
     nothing = torch.full((), math.nan, device=device).expand(1, shape[2], *shape[:2])
     kept: dict[int, Tensor] = {}
+    n = 0
     for block in _blocks(frozen.drawn):
         if kept and len(kept) * next(iter(kept.values())).nbytes > _FEATURE_BYTES:
             kept.clear()
@@ -298,7 +314,8 @@ def _from_features(
                 return logits.cpu()
 
             unlabelled = query_f if transductive else None
-            yield _adapt(algorithm, state, support, ctx, ask, steps, unlabelled, clock)
+            yield _adapt(algorithm, state, support, ctx, ask, steps and n < _STEPPED, unlabelled, clock)
+            n += 1
 
 
 def _blocks(drawn: Sequence[Drawn]) -> Iterator[list[Drawn]]:

@@ -185,5 +185,8 @@ def _measure(
         "seconds_per_task": result.seconds_per_task,
     }
     if "gradient-based" in algorithm.info.tags:
-        row["by_step"] = [{"step": s, "accuracy": a, "ci95": c} for s, a, c in result.by_step]
+        row["by_step"] = [
+            {"step": j, "accuracy": accuracy, "ci95": ci95, "episodes": episodes, "episodes_sha256": sha256}
+            for j, accuracy, ci95, episodes, sha256 in result.by_step
+        ]
     return Evaluated(row, result.per_episode)

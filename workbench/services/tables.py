@@ -42,8 +42,9 @@ COLUMNS = (
     "trained_on",
 )
 """Of the CSV. ``figure`` is ``accuracy``, ``accuracy after step`` (``step`` says which) or ``difference`` (``entry``
-minus ``minus``); ``ci95`` is half the width of the 95 % interval over episodes; ``trained_on`` names the tasks among
-those evaluated that the entry was trained on."""
+minus ``minus``); ``ci95`` is half the width of the 95 % interval over episodes; ``episodes`` and
+``episodes_sha256`` are those of the line's figure, after a step often only the first of all; ``trained_on`` names the
+tasks among those evaluated that the entry was trained on."""
 _TEXTS = frozenset({"entry", "name", "algorithm", "minus", "minus_name", "trained_on"})
 
 
@@ -56,7 +57,7 @@ def to_csv(results: Sequence[Evaluated], pairs: Sequence[Mapping[str, Any]] = ()
     for r in results:
         writer.writerow(_figure("accuracy", r.row, r.row["accuracy"], r.row["ci95"]))
         for s in r.row.get("by_step", ()):
-            writer.writerow(_figure("accuracy after step", r.row, s["accuracy"], s["ci95"], step=s["step"]))
+            writer.writerow(_figure("accuracy after step", r.row | s, s["accuracy"], s["ci95"]))
     for p in pairs:
         line = _figure("difference", by_id[p["a"]], p["difference"], p["ci95"], minus=by_id[p["b"]])
         writer.writerow({k: v for k, v in line.items() if k not in {"protocol", "seconds_per_task", "trained_on"}})
@@ -68,13 +69,11 @@ def _figure(
     row: Mapping[str, Any],
     value: float,
     ci95: float,
-    step: int | None = None,
     minus: Mapping[str, Any] | None = None,
 ) -> dict[str, object]:
     line = {k: row[k] for k in COLUMNS if k in row}
     line |= {"figure": kind, "value": f"{value:.6f}", "ci95": f"{ci95:.6f}", "protocol": _protocol(row)}
-    line |= {"step": "" if step is None else step, "seconds_per_task": f"{row['seconds_per_task']:.6f}"}
-    line |= {"trained_on": "; ".join(row["trained_on"])}
+    line |= {"seconds_per_task": f"{row['seconds_per_task']:.6f}", "trained_on": "; ".join(row["trained_on"])}
     if minus is not None:
         line |= {"minus": minus["entry"], "minus_name": minus["name"]}
     return {k: _cell(k, v) for k, v in line.items()}
@@ -164,11 +163,15 @@ def _tables(results: Sequence[Evaluated], pairs: Sequence[Mapping[str, Any]]) ->
     stepped = [r for r in rows if r.get("by_step")]
     if stepped:
         yield ""
+        for count, sha256 in dict.fromkeys(
+            (s["episodes"], s["episodes_sha256"]) for r in stepped for s in r["by_step"]
+        ):
+            yield f"% After inner steps: the first {count} of these episodes, SHA-256 {sha256}."
         yield from _tabular(
-            "lrr",
-            ("entry", "inner step", r"accuracy (\%)"),
+            "lrrr",
+            ("entry", "inner step", "episodes", r"accuracy (\%)"),
             (
-                (names[r["entry"]], str(s["step"]), _percent(s["accuracy"], s["ci95"]))
+                (names[r["entry"]], str(s["step"]), str(s["episodes"]), _percent(s["accuracy"], s["ci95"]))
                 for r in stepped
                 for s in r["by_step"]
             ),
