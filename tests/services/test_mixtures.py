@@ -259,6 +259,26 @@ def test_what_mixtures_hold_is_counted_and_bounded(related, classes, monkeypatch
         assert made.nbytes(t for m in kept for t in mixtures._held(*m)) <= 2 * size
 
 
+def test_a_mixture_of_what_takes_steps_on_known_features_answers_by_a_ridge_head(
+    related, classes, pictures, monkeypatch
+) -> None:
+    """A Baseline fits its head by steps: each answer to what is left out, and each number of steps, would cost a fit."""
+    quick(monkeypatch)
+    jobs.train(request(task(pictures / "source"), name="base", algorithm="baseline", start="first"), related, CTX)
+    alike(monkeypatch, related, base=0.4)
+    base = knowledge.load(*Library(related).find("base"), Library(related))
+    assert base.cacheable
+    assert "gradient-based" in base.algorithm.info.tags
+    steps(monkeypatch, 2)
+    seen = taught(related, classes, "similarity").seen
+    assert seen.knowledge.algorithm.info.key == "ridge"
+    assert not seen.gradient_based
+    assert [p["name"] for p in mixtures.parts(seen.knowledge.entry)] == ["base", "first"]
+    got = functional.under(seen.knowledge.state.memory | seen.knowledge.state.learned)["0.conv.weight"]
+    first = knowledge.load(*Library(related).find("first"), Library(related)).state.learned["trunk.0.conv.weight"]
+    assert not torch.equal(got, first)
+
+
 def test_with_very_many_examples_a_mixed_network_is_tried_only_where_it_was_asked_for(
     related, classes, monkeypatch
 ) -> None:

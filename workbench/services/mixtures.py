@@ -217,9 +217,7 @@ def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...],
     mixture = mixing.mixed(mixing.Family(mixing.trunk_of(network, ancestor.state, NULL), trunks), weights)
     leader = _leader(ancestor, used, weights)
     x = known.to_tensor(images, leader.preprocess)
-    # what steps, or holds networks besides, has a closed head here: mixed steps are the other form
-    names = (n for part in leader.state for n in part)
-    closed = not leader.cacheable or any(n.startswith((averaging.ANCESTOR, averaging.DELTA)) for n in names)
+    closed = _closed(leader)
 
     def assembled(trunk: mixing.Trunk, steps: int) -> Knowledge:
         state = _with_trunk(leader.state, trunk)
@@ -251,6 +249,16 @@ def _networks(family: _Family, library: Library, classes: tuple[TaskClass, ...],
         lambda: (x, more, *mixture.trunk.tensors.values(), *found.values()),
     )
     return _remembered(key, whole, made)
+
+
+def _closed(leader: Knowledge) -> bool:
+    """Whether a mixed network answers by a ridge head: its own steps, changes its network or holds networks besides.
+
+    Mixed steps are the other form.
+    """
+    steps = "gradient-based" in leader.algorithm.info.tags
+    beside = any(n.startswith((averaging.ANCESTOR, averaging.DELTA)) for part in leader.state for n in part)
+    return steps or not leader.cacheable or beside
 
 
 def _with_trunk(state: State, trunk: mixing.Trunk) -> State:
