@@ -262,7 +262,7 @@ def test_what_mixtures_hold_is_counted_and_bounded(related, classes, monkeypatch
 def test_a_mixture_of_what_takes_steps_on_known_features_answers_by_a_ridge_head(
     related, classes, pictures, monkeypatch
 ) -> None:
-    """A Baseline fits its head by steps: each answer to what is left out, and each number of steps, would cost a fit."""
+    """A Baseline fits its head by steps, which each answer to what is left out and each number of steps would cost."""
     quick(monkeypatch)
     jobs.train(request(task(pictures / "source"), name="base", algorithm="baseline", start="first"), related, CTX)
     alike(monkeypatch, related, base=0.4)

@@ -9,11 +9,12 @@ it. Four kinds are not, and keep the losses they have, of which those of the hid
 * heads without a closed form, unless all of them together ask for few fits, since each of their answers costs one; and
 * all, where there are so many examples that a tenth of them hardly changes what the others say.
 
-What is hidden had a share in the losses that are kept, and none in the others. So the choice that is made again falls on
-kept losses more often than one that was truly made without what is hidden, which is wrong in both directions: where the
-losses of the one that was chosen are kept, less is taken off than choosing won; where they were found anew and those of
-others are kept, these win too often, and where they answer less of what is hidden, more is taken off than choosing won.
-Heads of one kind are therefore all fitted again or all kept, so that none of them is favoured among its like.
+What is hidden had a share in the losses that are kept, and none in the others. So the choice that is made again falls
+on kept losses more often than one that was truly made without what is hidden, which is wrong in both directions: where
+the losses of the one that was chosen are kept, less is taken off than choosing won; where they were found anew and
+those of others are kept, these win too often, and where they answer less of what is hidden, more is taken off than
+choosing won. Heads without a closed form are therefore all fitted again or all kept, so that none of them is favoured
+among its like.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from workbench.transfer.rank import Option
 _REFITTED = 60
 """Up to so many examples everything is fitted again."""
 _ADAPTATIONS = 40
-"""Of heads without a closed form, in all; where they ask for more, none of them is fitted again. A choice: trying one of
-them on forty examples takes as many, and 25 examples with parts hidden in turn would ask for a hundred."""
+"""Of heads without a closed form, in all; where they ask for more, none of them is fitted again. A choice: trying one
+of them on forty examples takes as many, and 25 examples with parts hidden in turn would ask for a hundred."""
 
 
 def lost_by_choosing(
