@@ -184,16 +184,6 @@ def test_the_number_of_steps_is_the_one_that_helps_the_head_that_answers(related
     assert (linear, tuning.helping(losses)) == ((5, 0) if lr == 0.05 else (0, 0)), "they do not always say the same"
 
 
-def test_steps_are_taken_for_what_is_surely_worth_it() -> None:
-    none = [0.5, 0.4, 0.6, 0.5, 0.7, 0.3, 0.5, 0.6]
-    sure = [x - 0.1 - 0.01 * i for i, x in enumerate(none)]
-    assert tuning.helping({0: none, 5: sure, 10: none}) == 5
-    assert tuning.helping({0: none, 5: sure, 10: [x - 0.05 for x in sure]}) == 10
-    assert tuning.helping({0: none, 5: [x + 0.1 for x in none]}) == 0
-    assert tuning.helping({0: none, 5: [x - 0.005 for x in none]}) == 0, "next to nothing, however sure"
-    assert tuning.helping({0: none, 5: [none[0] - 0.4, *none[1:]]}) == 0, "one example alone"
-
-
 def test_the_estimate_is_lowered_for_the_numbers_of_steps_it_was_picked_from(related, classes, monkeypatch) -> None:
     alike(monkeypatch, related, left=0.4, right=0.3)
     for count in (0, 3):
