@@ -8,7 +8,7 @@ asked for it is fine-tuned near that place by as many steps as help the head tha
 out, which may be none (``services/tuning.py``). What is said of it is what networks say that were tuned without the
 part that is asked about, by that number of steps, which all examples had a share in: so many numbers count as picked
 from where its accuracy is estimated. As one of many candidates it is not tuned: that takes a training for each part,
-seconds, and the others wait.
+seconds, and the others wait. For the same reason none is made with more than fifty examples unless it is asked for.
 """
 
 from __future__ import annotations
