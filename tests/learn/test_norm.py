@@ -134,16 +134,15 @@ def test_statistics_become_the_buffers_of_a_frozen_network():
     torch.testing.assert_close(frozen(x), expected)
 
 
-@pytest.mark.parametrize("rows", [None, [0], [1, 3], [2, 0, 3]])
+@pytest.mark.parametrize("count", [1, 3, 4])
 @pytest.mark.parametrize("side", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_moments_are_those_of_the_pictures_together(rows, side, dtype):
-    x = pictures(side=side) + torch.tensor([0.0, 50.0, -7.0])[:, None, None].double()
+def test_moments_are_those_of_the_pictures_together(count, side, dtype):
+    x = pictures(side=side)[:count] + torch.tensor([0.0, 50.0, -7.0])[:, None, None].double()
     for laid in (x, x.contiguous(memory_format=torch.channels_last)):
-        found = norm.moments(laid.to(dtype), rows)
-        some = x if rows is None else x[rows]
-        var, mean = torch.var_mean(some, (0, 2, 3), correction=0)
-        assert found.values == some.numel() // 3
+        found = norm.moments(laid.to(dtype))
+        var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        assert found.values == x.numel() // 3
         assert found.mean.dtype == found.var.dtype == dtype
         exact = 1e-12 if dtype == torch.float64 else 1e-5
         torch.testing.assert_close(found.mean.double(), mean, rtol=exact, atol=exact)

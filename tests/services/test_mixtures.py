@@ -184,16 +184,6 @@ def test_the_number_of_steps_is_the_one_that_helps_the_head_that_answers(related
     assert (linear, tuning.helping(losses)) == ((5, 0) if lr == 0.05 else (0, 0)), "they do not always say the same"
 
 
-def test_steps_are_taken_for_what_is_surely_worth_it() -> None:
-    none = [0.5, 0.4, 0.6, 0.5, 0.7, 0.3, 0.5, 0.6]
-    sure = [x - 0.1 - 0.01 * i for i, x in enumerate(none)]
-    assert tuning.helping({0: none, 5: sure, 10: none}) == 5
-    assert tuning.helping({0: none, 5: sure, 10: [x - 0.05 for x in sure]}) == 10
-    assert tuning.helping({0: none, 5: [x + 0.1 for x in none]}) == 0
-    assert tuning.helping({0: none, 5: [x - 0.005 for x in none]}) == 0, "next to nothing, however sure"
-    assert tuning.helping({0: none, 5: [none[0] - 0.4, *none[1:]]}) == 0, "one example alone"
-
-
 def test_the_estimate_is_lowered_for_the_numbers_of_steps_it_was_picked_from(related, classes, monkeypatch) -> None:
     alike(monkeypatch, related, left=0.4, right=0.3)
     for count in (0, 3):
@@ -257,6 +247,26 @@ def test_what_mixtures_hold_is_counted_and_bounded(related, classes, monkeypatch
         assert made.nbytes(t for s in remembered for t in looks._held(s)) <= 2 * size
         kept = mixtures._made.mixtures.values()
         assert made.nbytes(t for m in kept for t in mixtures._held(*m)) <= 2 * size
+
+
+def test_a_mixture_of_what_takes_steps_on_known_features_answers_by_a_ridge_head(
+    related, classes, pictures, monkeypatch
+) -> None:
+    """A Baseline fits its head by steps, which each answer to what is left out and each number of steps would cost."""
+    quick(monkeypatch)
+    jobs.train(request(task(pictures / "source"), name="base", algorithm="baseline", start="first"), related, CTX)
+    alike(monkeypatch, related, base=0.4)
+    base = knowledge.load(*Library(related).find("base"), Library(related))
+    assert base.cacheable
+    assert "gradient-based" in base.algorithm.info.tags
+    steps(monkeypatch, 2)
+    seen = taught(related, classes, "similarity").seen
+    assert seen.knowledge.algorithm.info.key == "ridge"
+    assert not seen.gradient_based
+    assert [p["name"] for p in mixtures.parts(seen.knowledge.entry)] == ["base", "first"]
+    got = functional.under(seen.knowledge.state.memory | seen.knowledge.state.learned)["0.conv.weight"]
+    first = knowledge.load(*Library(related).find("first"), Library(related)).state.learned["trunk.0.conv.weight"]
+    assert not torch.equal(got, first)
 
 
 def test_with_very_many_examples_a_mixed_network_is_tried_only_where_it_was_asked_for(

@@ -118,23 +118,31 @@ def test_costly_heads_on_fixed_networks_keep_their_losses_too(looks, key, monkey
     assert torch.equal(found[0, ~hidden[0]], seen.losses[order].double()[~hidden[0]])
 
 
-def test_heads_without_a_closed_form_are_fitted_again_while_there_is_time(looks, trained, classes, monkeypatch) -> None:
-    """The nearest of them; the other keeps its losses, but none of what is hidden."""
+@pytest.mark.parametrize(("count", "fitted"), [(1, 1), (2, 0)])
+def test_heads_without_a_closed_form_are_all_fitted_again_or_none_of_them(
+    looks, trained, classes, monkeypatch, count, fitted
+) -> None:
+    """One whose losses the hidden examples had a share in would be favoured among its like; none knows what is hidden.
+
+    One asks for 36 of 40 fits. However near the first of several is, it is not fitted again alone.
+    """
     seen = with_head(looks["proto", ""], "cosine")
-    near, far = (replace(seen, similarities=(("source", likeness),), most=1.0) for likeness in (0.9, 0.1))
+    alike = [replace(seen, similarities=(("source", 0.9 - 0.8 * n),), most=1.0) for n in range(count)]
     fits = []
     adapt = type(seen.knowledge.algorithm).adapt
     monkeypatch.setattr(
         type(seen.knowledge.algorithm), "adapt", lambda *a, **kw: fits.append(len(a[2].y)) or adapt(*a, **kw)
     )
-    asked = []
-    nesting.lost_by_choosing([far, near], 1, near, classes, lambda some: asked.append(some) or 1, CTX)
-    assert fits == [8] * nesting.adaptations(near, hidden_of(near)) == [8] * 36
+    asked, chosen = [], count  # the ridge head, whose losses are found anew
+    options = [*alike, looks["ridge", ""]]
+    nesting.lost_by_choosing(options, chosen, options[-1], classes, lambda some: asked.append(some) or chosen, CTX)
+    assert nesting.adaptations(seen, hidden_of(seen)) == 36
+    assert fits == [8] * 36 * fitted
     kept = seen.losses.double()[seen.left_out.rows.argsort()]
-    for gone, (other, refitted) in zip(hidden_of(seen), asked, strict=True):
-        assert other.loo_losses == tuple(kept[~gone].tolist())
-        assert refitted.loo_losses != other.loo_losses
-        assert len(refitted.loo_losses) == 9
+    for gone, (*heads, ridge) in zip(hidden_of(seen), asked, strict=True):
+        for head in heads:
+            assert (head.loo_losses == tuple(kept[~gone].tolist())) == (not fitted)
+            assert len(head.loo_losses) == len(ridge.loo_losses) == 9
 
 
 def test_networks_that_were_made_of_the_examples_are_made_again_without_the_part(looks, monkeypatch) -> None:
@@ -181,7 +189,9 @@ def test_what_is_taken_off_was_counted_on_answers_of_the_same_kind(trained, clas
         logits=F.one_hot((answered.support.y[answered.left_out.rows] + 1) % 3, 3).float()
     )
     right = answered.left_out._replace(logits=F.one_hot(answered.support.y[answered.left_out.rows], 3).float())
-    other = (index + 1) % len(seen)
+    # neither takes steps: the chosen one keeps the answers that its accuracy is estimated by
+    other = next(i for i, s in enumerate(seen) if (s.knowledge.name, s.recipe.words) == ("ridge", ""))
+    assert not seen[other].gradient_based
     monkeypatch.setattr(nesting, "together", lambda *_: replace(answered, left_out=wrong))
     best = replace(answered, left_out=right)
     assert nesting.lost_by_choosing(seen, index, best, classes, lambda _: other, CTX) == 12
@@ -211,6 +221,34 @@ def test_methods_of_both_speeds_are_compared_on_answers_without_the_same_parts(
     for chosen, other, lost in ((quick, slow, 2.0), (slow, quick, -2.0)):
         best = right(seen[slow], 7) if chosen == slow else right(answered, 12)
         assert nesting.lost_by_choosing(seen, chosen, best, classes, lambda _, o=other: o, CTX) == lost
+
+
+def test_the_chosen_one_is_asked_in_few_parts_once_and_only_for_what_takes_steps(
+    trained, classes, looks, monkeypatch
+) -> None:
+    """A closed head on an entry that takes steps takes none, so it is asked in as many parts as the others."""
+    seen = list(looks.values())
+    slow = [i for i, s in enumerate(seen) if s.gradient_based and s.recipe.own and len(s.left_out.rows)][:2]
+    assert len(slow) == 2
+    recast = next(i for i, s in enumerate(seen) if s.gradient_based and s.recipe.words == "ridge head")
+    quick = next(i for i, s in enumerate(seen) if (s.knowledge.name, s.recipe.words) == ("proto", ""))
+    answered = taught(classes, trained, id_of(trained, "proto")).seen
+    asked, together = [], nesting.together
+    monkeypatch.setattr(nesting, "together", lambda *a: asked.append((a[0], a[3])) or together(*a))
+    picked = iter([*slow, recast, quick])
+    nesting.lost_by_choosing(seen, quick, answered, classes, lambda _: next(picked), CTX)
+    assert [n for which, n in asked if which is answered] == [3]
+    assert sorted(n for which, n in asked if which is not answered) == [3, 3, 10]
+
+
+def test_a_network_that_was_made_of_the_examples_is_asked_in_parts_in_the_end(classes, looks) -> None:
+    """Whatever its entry does, it was asked one by one, where a class lacks an example that the others have."""
+    seen = looks["proto", "ridge head, norms measured on the examples"]
+    stepping = with_head(seen, "anil")
+    assert stepping.gradient_based
+    found, plain = judging.together(stepping, classes, CTX), judging.together(seen, classes, CTX)
+    torch.testing.assert_close(found.left_out.logits, plain.left_out.logits)
+    assert not torch.equal(found.left_out.logits, seen.left_out.logits)
 
 
 def test_what_takes_steps_on_known_features_is_asked_in_parts_in_the_end(trained, classes) -> None:

@@ -227,6 +227,43 @@ def test_running_averages_that_count_for_nothing_become_those_of_the_examples():
     torch.testing.assert_close(again, features, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("gone", [0, 3])
+def test_of_many_pictures_some_are_measured_for_all_and_no_pass_is_of_more(monkeypatch, gone):
+    """What every picture is inside the network at once is held for a few of them, however many there are."""
+    net = network()
+    parameters, buffers = fresh(net)
+    trunk, x = Trunk("t", parameters, buffers), 2 + 3 * normal(14, 1, tasks.SIZE, tasks.SIZE)
+    kept = torch.arange(14) >= gone
+    passes, call = [], functional.call
+    monkeypatch.setattr(mixing, "MEASURED", 4)
+    monkeypatch.setattr(mixing, "batch_size", lambda *_: 3)
+    monkeypatch.setattr(functional, "call", lambda *a: passes.append(len(a[3])) or call(*a))
+    got, features = mixing.measured(net, trunk, x, 20.0, kept)
+    assert max(passes) == 4
+    assert sum(passes) == 14, "each picture goes through once"
+    count = 14 - gone
+    rows = [gone + i * count // 4 for i in range(4)]
+    # as if what the four say had been said by all that are kept
+    expected = mixing.restated(net, trunk, x[rows], 20.0 * 4 / count)
+    for name in buffers:
+        torch.testing.assert_close(got.buffers[name], expected.buffers[name], rtol=0, atol=1e-12)
+    own = call(net, parameters, got.buffers, x)
+    torch.testing.assert_close(features, own, rtol=0, atol=1e-12)
+    passes.clear()
+    alike = mixing.restated(net, trunk, x[kept], 20.0)
+    assert passes == [4], "where no features are asked for, no others go through"
+    assert all(torch.equal(alike.buffers[n], got.buffers[n]) for n in buffers)
+
+
+def test_where_nothing_is_kept_the_trunk_stays_as_it_was():
+    net = network()
+    parameters, buffers = fresh(net)
+    trunk, x = Trunk("t", parameters, buffers), normal(3, 1, tasks.SIZE, tasks.SIZE)
+    got, features = mixing.measured(net, trunk, x, 20.0, torch.zeros(3, dtype=torch.bool))
+    assert equal(got, trunk)
+    torch.testing.assert_close(features, functional.call(net, parameters, buffers, x), rtol=0, atol=1e-12)
+
+
 def test_running_averages_that_count_for_everything_stay():
     net = network()
     before, x, almost = moved(net, 1e12)

@@ -26,7 +26,7 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context, most: int
     of every class all have one less. The temperature is fitted on such answers, too.
 
     Args:
-        seen: of what is used. What adapts by gradient steps was asked in such parts already.
+        seen: of what is used. What was :func:`slowly_tried` was asked in such parts already.
         classes: with their examples.
         ctx: of the job.
         most: parts there are at most.
@@ -35,8 +35,7 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context, most: int
         JobCancelledError: asked to stop.
     """
     counts = [len(c.images) for c in classes]
-    parted = seen.gradient_based and seen.views is None  # with views it was asked one by one
-    if parted or max(counts) < 2 or not len(seen.left_out.rows):
+    if slowly_tried(seen) or max(counts) < 2 or not len(seen.left_out.rows):
         return seen
     k, support = seen.knowledge, seen.support
     pictures, count = [image.sha256 for c in classes for image in c.images], min(most, max(counts))
@@ -48,6 +47,14 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context, most: int
     fitted = task_temperatures(left_out, support.y, support.ways, k.figures["temperature"], count, centres=centres)
     losses = F.cross_entropy(left_out.logits / fitted.left_out, support.y[left_out.rows], reduction="none")
     return replace(seen, left_out=left_out, temperature=fitted.answers, losses=losses)
+
+
+def slowly_tried(seen: Seen) -> bool:
+    """Whether it was asked in three parts whatever there is, since it takes steps for each answer.
+
+    With views it was asked one by one, and so, or in ten parts, was a network that was made of the examples.
+    """
+    return seen.gradient_based and seen.views is None and seen.made is None
 
 
 def influences(seen: Seen) -> list[float | None]:

@@ -6,10 +6,15 @@ it. Four kinds are not, and keep the losses they have, of which those of the hid
 
 * methods that adapt by gradient steps or with pictures without labels, since each of their answers costs a training;
 * networks that see every picture in the light of the examples, since each of their answers costs a pass of all of them;
-* heads without a closed form, but for the few likeliest on few examples, since each of their answers costs a fit; and
+* heads without a closed form, unless all of them together ask for few fits, since each of their answers costs one; and
 * all, where there are so many examples that a tenth of them hardly changes what the others say.
 
-What is hidden had a share in the losses that are kept, so among such options less is taken off than choosing won.
+What is hidden had a share in the losses that are kept, and none in the others. So the choice that is made again falls
+on kept losses more often than one that was truly made without what is hidden, which is wrong in both directions: where
+the losses of the one that was chosen are kept, less is taken off than choosing won; where they were found anew and
+those of others are kept, these win too often, and where they answer less of what is hidden, more is taken off than
+choosing won. Heads without a closed form are therefore all fitted again or all kept, so that none of them is favoured
+among its like.
 """
 
 from __future__ import annotations
@@ -27,19 +32,18 @@ from workbench.core.values import TaskClass
 from workbench.learn.calibrate import HeldOut, task_temperatures
 from workbench.learn.influence import asks_centres
 from workbench.services import made, recasting
-from workbench.services.judging import MOST_PARTS, together
+from workbench.services.judging import MOST_PARTS, slowly_tried, together
 from workbench.services.looks import SLOW_FOLDS, Seen
 from workbench.services.trying import cast
 from workbench.transfer import nested, recipes
 from workbench.transfer.estimate import optimism
-from workbench.transfer.prior import prior_of
 from workbench.transfer.rank import Option
 
 _REFITTED = 60
 """Up to so many examples everything is fitted again."""
 _ADAPTATIONS = 40
-"""Of heads without a closed form, in all, for the likeliest first. A choice: trying one of them on forty examples takes
-as many, and 25 examples with parts hidden in turn would ask for a hundred."""
+"""Of heads without a closed form, in all; where they ask for more, none of them is fitted again. A choice: trying one
+of them on forty examples takes as many, and 25 examples with parts hidden in turn would ask for a hundred."""
 
 
 def lost_by_choosing(
@@ -69,24 +73,22 @@ def lost_by_choosing(
     if len(hidden) < 2 or not len(answered.left_out.rows):
         return None
     ctx.status("Choosing again without some of the examples")
-    losses: dict[int, Tensor] = {}
-    left = _ADAPTATIONS
-    for i in sorted(range(len(seen)), key=lambda i: -prior_of(seen[i].likeness, seen[i].gain)):
+    costs = [adaptations(s, hidden) for s in seen]
+    refitted, losses = sum(costs) <= _ADAPTATIONS, []
+    for s, cost in zip(seen, costs, strict=True):
         ctx.check()
-        cost = adaptations(seen[i], hidden)
-        affordable = cost <= left
-        left -= cost if affordable else 0
-        losses[i] = losses_without(seen[i], hidden, pictures, ctx) if affordable else _kept(seen[i], hidden)
-    again = [choose(_options(seen, [losses[i][r] for i in range(len(seen))])) for r in range(len(hidden))]
-    lost = 0.0
+        losses.append(_kept(s, hidden) if cost and not refitted else losses_without(s, hidden, pictures, ctx))
+    again = [choose(_options(seen, [found[r] for found in losses])) for r in range(len(hidden))]
+    mine, lost = {MOST_PARTS: answered}, 0.0
     for other in sorted(set(again) - {chosen}):
-        # what takes steps was asked in three parts whatever there is, so the other of the two is asked in these, too
-        slow = answered.gradient_based or seen[other].gradient_based
-        count = SLOW_FOLDS if slow else MOST_PARTS
-        mine = together(answered, classes, ctx, count) if slow else answered
-        right = {chosen: _right(mine), other: _right(together(cast(seen[other], classes), classes, ctx, count))}
-        theirs = [part for part, o in zip(asked, again, strict=True) if o == other]
-        lost += optimism(right, theirs, chosen, [other] * len(theirs))
+        theirs = cast(seen[other], classes)
+        # what was asked in three parts whatever there is is compared with others in these
+        count = SLOW_FOLDS if slowly_tried(answered) or slowly_tried(theirs) else MOST_PARTS
+        if count not in mine:
+            mine[count] = together(answered, classes, ctx, count)
+        right = {chosen: _right(mine[count]), other: _right(together(theirs, classes, ctx, count))}
+        gone = [part for part, o in zip(asked, again, strict=True) if o == other]
+        lost += optimism(right, gone, chosen, [other] * len(gone))
     return lost
 
 

@@ -11,20 +11,21 @@ What is said of the network that was taken is the best of several, and those who
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from workbench.core.context import Context
-from workbench.learn import functional
 from workbench.learn.protocol import Support
 from workbench.services.knowledge import Knowledge
-from workbench.services.made import Found, Made, See, answered, once
-from workbench.transfer import fine_tuning
+from workbench.services.made import PARTS, Found, Made, See, answered, once
+from workbench.transfer import fine_tuning, mixing
 from workbench.transfer.mixing import Trunk
 from workbench.transfer.rank import LEAST_GAIN, MARGIN, luck, paired_gain
+from workbench.transfer.recipes import Head
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,11 +58,8 @@ class Start:
         """
         ctx.status("Fine-tuning the mixture without a part of the examples")
         support, everything = Support(self.x[kept], self.y[kept], self.ways), torch.cat([self.x, self.more])
-        found = []
-        for trunk in fine_tuning.along(self.network, self.trunk, support, self.recipe, steps, ctx):
-            with torch.no_grad():
-                found.append(functional.call(self.network, trunk.parameters, trunk.buffers, everything))
-        return found
+        along = fine_tuning.along(self.network, self.trunk, support, self.recipe, steps, ctx)
+        return [mixing.features(self.network, trunk, everything, ctx) for trunk in along]
 
     def ended(self, steps: int, ctx: Context) -> Trunk:
         """The trunk after so many steps on all examples.
@@ -75,13 +73,16 @@ class Start:
         return trunk
 
 
-def search(start: Start, plain: Made, knowledge: Knowledge, pictures: Sequence[str], ctx: Context) -> tuple[int, Found]:
+def search(
+    start: Start, head: Head | None, views: int, knowledge: Knowledge, pictures: Sequence[str], ctx: Context
+) -> tuple[int, Found]:
     """The number of steps that helps the head that answers, and the features that were found on the way.
 
     Args:
         start: what is tuned.
-        plain: the same network as it is made without a step, for its head; its own features are not asked for.
-        knowledge: without a step, whose head answers.
+        head: that answers: a closed form, or ``None`` for the knowledge's own.
+        views: in how many each example is seen, itself included.
+        knowledge: without a step.
         pictures: per example, which one it shows.
         ctx: of the job.
 
@@ -91,19 +92,27 @@ def search(start: Start, plain: Made, knowledge: Knowledge, pictures: Sequence[s
     Raises:
         JobCancelledError: asked to stop.
     """
-    numbers = start.recipe.steps
+    numbers, y, ways = start.recipe.steps, start.y, start.ways
     walked: Found = {}
+    # one for each part, and that of all examples, which takes about as long
+    total = min(PARTS, int(torch.bincount(y).max())) + 1
+    begun, held = time.monotonic(), ctx.held_seconds
+
+    def tell(done: int) -> None:
+        spent = time.monotonic() - begun - (ctx.held_seconds - held)
+        ctx.progress(done, total, "trainings", spent / done * (total - done) if done else None)
 
     def walk(kept: Tensor, ctx: Context) -> Tensor:
-        ctx.progress(len(walked), None, "parts of the examples")
+        tell(len(walked))
         return torch.stack(start.along(kept, numbers, ctx))
 
     walk_once = once(walk, walked)
     losses: dict[int, list[float]] = {}
     for j, n in enumerate(numbers):
-        made = replace(plain, see=_place(walk_once, j))
-        losses[n] = answered(made, knowledge, start.y, start.ways, pictures, ctx).losses.tolist()
+        made = Made(lambda _: knowledge, _place(walk_once, j), head, views)
+        losses[n] = answered(made, knowledge, y, ways, pictures, ctx).losses.tolist()
     steps = helping(losses)
+    tell(total - 1 if steps else total)
     return steps, {kept: f[numbers.index(steps)].clone() for kept, f in walked.items()}
 
 

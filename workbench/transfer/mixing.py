@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.learn import averaging, functional, norm
+from workbench.learn.features import batch_size
 from workbench.learn.norm import Norm2d
 from workbench.learn.protocol import State, Tensors
 from workbench.transfer.rank import NO_TRANSFER_PRIOR
@@ -48,6 +49,10 @@ NULL = ""
 """The null source's name among weights: the ancestor as it is."""
 PICTURES = 100.0
 """How many pictures a mixture's running averages count for, beside those of a few examples."""
+MEASURED = 100
+"""Examples that running averages are measured on at most, all of them in one pass, which holds what every picture is
+inside the network at once: a third of a gigabyte with Conv-4 at 84 pixels. A choice. To measure more of them a few at a
+time would take a pass for each layer, since what a layer meets depends on what was measured before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +255,8 @@ def restated(
 
     Each layer's are ``n / (n + pictures)`` those of the ``n`` examples and the rest the trunk's, as if both had been
     pooled: the variance holds the distance of the two means too. Layer by layer: what a layer measures has been
-    normalised by the layers before it just as it will be in use.
+    normalised by the layers before it just as it will be in use. Of more than :data:`MEASURED` examples so many, spread
+    evenly over their order, stand for all.
 
     Args:
         network: the backbone's skeleton.
@@ -262,10 +268,9 @@ def restated(
     Raises:
         JobCancelledError: from ``ctx``.
     """
-    return trunk if math.isinf(pictures) else measured(network, trunk, x, pictures, ctx=ctx)[0]
+    return trunk if math.isinf(pictures) else _measured(network, trunk, x, range(len(x)), pictures, ctx)[0]
 
 
-@torch.no_grad()
 def measured(
     network: nn.Module,
     trunk: Trunk,
@@ -274,7 +279,7 @@ def measured(
     kept: Tensor | None = None,
     ctx: Context | None = None,
 ) -> tuple[Trunk, Tensor]:
-    """The trunk restated on some of the examples, and the features of all of them under it, in one pass.
+    """The trunk restated on some of the examples, and the features of all of them under it; each is seen once.
 
     Args:
         network: the backbone's skeleton.
@@ -282,7 +287,7 @@ def measured(
         x: the examples ``[n, C, H, W]``, normalised.
         pictures: how many pictures the trunk's own averages count for.
         kept: ``[n]`` bool, those that are measured; ``None``: all. What is not kept changes nothing but its own row.
-        ctx: checked before each layer that is measured; ``None``: nobody can ask to stop.
+        ctx: checked before each layer that is measured and between passes; ``None``: nobody can ask to stop.
 
     Returns:
         The trunk, and features ``[n, D]``.
@@ -291,22 +296,56 @@ def measured(
         JobCancelledError: from ``ctx``.
     """
     rows = range(len(x)) if kept is None else torch.nonzero(kept).flatten().tolist()
+    restated, asked, own = _measured(network, trunk, x, rows, pictures, ctx)
+    if len(asked) == len(x):
+        return restated, own
+    left = torch.ones(len(x), dtype=torch.bool)
+    left[asked] = False
+    others = features(network, restated, x[left], ctx)
+    found = others.new_empty(len(x), others.shape[1])
+    found[left] = others
+    if asked:
+        found[asked] = own
+    return restated, found
+
+
+@torch.no_grad()
+def features(network: nn.Module, trunk: Trunk, x: Tensor, ctx: Context | None = None) -> Tensor:
+    """``[n, D]`` of pictures ``[n, C, H, W]`` under a trunk as it is, a few at a time.
+
+    Raises:
+        JobCancelledError: from ``ctx``.
+    """
+    found = []
+    for some in torch.split(x, batch_size(*x.shape[2:])):
+        if ctx is not None:
+            ctx.check()
+        found.append(functional.call(network, trunk.parameters, trunk.buffers, some))
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def _measured(
+    network: nn.Module, trunk: Trunk, x: Tensor, rows: Sequence[int], pictures: float, ctx: Context | None
+) -> tuple[Trunk, list[int], Tensor]:
+    """The trunk restated on these rows, which of them were asked, and their features, if any."""
     count = len(rows)
-    share = count / (count + pictures) if count else 0.0
-    asked = copy.deepcopy(network)  # hooks would stay in a network that others use
+    if not count:
+        return trunk, [], x[:0]
+    asked = [rows[i * count // min(count, MEASURED)] for i in range(min(count, MEASURED))]
+    share = count / (count + pictures)
+    hooked = copy.deepcopy(network)  # hooks would stay in a network that others use
 
     def pool(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if ctx is not None:
             ctx.check()
-        if share:
-            _pool(layer, norm.moments(inputs[0], rows), share)
+        _pool(layer, norm.moments(inputs[0]), share)
 
-    for part in asked.modules():
+    for part in hooked.modules():
         if isinstance(part, Norm2d):
             part.register_forward_pre_hook(pool)
     buffers = {n: t.detach().clone() for n, t in trunk.buffers.items()}
-    features = functional.call(asked, trunk.parameters, buffers, x)
-    return replace(trunk, buffers=buffers), features
+    return replace(trunk, buffers=buffers), asked, functional.call(hooked, trunk.parameters, buffers, x[asked])
 
 
 def measuring(
@@ -314,8 +353,8 @@ def measuring(
 ) -> Callable[[Tensor, Context], Tensor]:
     """What gives the features ``[S + n, D]`` of ``x [S, ...]`` and ``more [n, ...]`` under a restated trunk.
 
-    It is asked with what of ``x`` the trunk is restated on, ``[S]`` bool, and a context that is checked before each
-    layer; ``more`` is never measured.
+    It is asked with what of ``x`` the trunk is restated on, ``[S]`` bool, and a context that is checked meanwhile;
+    ``more`` is never measured.
     """
     everything, none = torch.cat([x, more]), torch.zeros(len(more), dtype=torch.bool)
     return lambda kept, ctx: measured(network, trunk, everything, pictures, torch.cat([kept, none]), ctx)[1]
