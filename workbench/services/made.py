@@ -20,6 +20,7 @@ from workbench.learn.calibrate import HeldOut, task_temperatures
 from workbench.learn.influence import asks_centres
 from workbench.learn.protocol import Support
 from workbench.services.knowledge import Knowledge
+from workbench.services.shelf import storages
 from workbench.transfer import nested, recipes
 
 MOST = 50
@@ -56,22 +57,35 @@ class Made:
 
 
 def once(see: See, found: Found | None = None) -> See:
-    """The same, which remembers its answers in ``found``; what is stopped leaves nothing there."""
+    """The same, which remembers its answers in ``found``; what is stopped leaves nothing there.
+
+    Whoever counts what it remembers is told that it is more; see :func:`at_growth`.
+    """
     known: Found = {} if found is None else found
 
     def remembered(kept: Tensor, ctx: Context) -> Tensor:
         key = tuple(kept.tolist())
         if key not in known:
             known[key] = see(kept, ctx)
+            for tell in _told:
+                tell(remembered)
         return known[key]
 
     return remembered
 
 
+_told: list[Callable[[See], None]] = []
+
+
+def at_growth(tell: Callable[[See], None]) -> Callable[[See], None]:
+    """Decorator: call it with each that :func:`once` gave, on the thread that asked, as soon as it remembers more."""
+    _told.append(tell)
+    return tell
+
+
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """Bytes that tensors take together; what several of them share counts once."""
-    storages = (t.untyped_storage() for t in tensors)
-    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+    return sum(storages(tensors).values())
 
 
 def few(counts: Sequence[int]) -> bool:
