@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from types import FunctionType, ModuleType
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +16,9 @@ from workbench.core.errors import JobCancelledError
 from workbench.learn.calibrate import task_temperatures
 from workbench.learn.protocol import Support, generator
 from workbench.project.library import Library
-from workbench.services import knowledge, looks, made, recasting, survey, trying
-from workbench.transfer import recipes
+from workbench.services import knowledge, looks, made, recasting, shelf, survey, trying
+from workbench.services.shelf import storages
+from workbench.transfer import mixing, recipes
 from workbench.transfer.recipes import Recipe
 
 CTX = Context()
@@ -154,20 +158,108 @@ def test_what_was_measured_once_is_not_measured_again() -> None:
     assert len(asked) == 2
 
 
-def test_what_norms_hold_is_counted_once_for_all_heads_that_share_it(trained, classes, monkeypatch) -> None:
+def alive(root: object, beside: object = None) -> dict[int, int]:
+    """Bytes of all that tensors lie in which this keeps alive, by address, but what ``beside`` keeps as well.
+
+    Found by following references, so that it knows of nothing that somebody says is held.
+    """
+    met, found = {id(beside)}, []
+    todo = [root]
+    while todo:
+        one = todo.pop()
+        if id(one) in met or isinstance(one, type | ModuleType):
+            continue
+        met.add(id(one))
+        if isinstance(one, torch.Tensor):
+            found += [] if one.is_meta else [one]
+        elif isinstance(one, FunctionType):  # not its module
+            todo += [cell.cell_contents for cell in one.__closure__ or ()] + [one.__defaults__]
+        else:
+            todo += gc.get_referents(one)
+    kept = storages(found)
+    return kept if beside is None else {n: size for n, size in kept.items() if n not in alive(beside)}
+
+
+def tried_with_norms(project, classes, monkeypatch):
+    """The two recipes of ``proto`` that share its norms, with nothing else remembered."""
     monkeypatch.setattr(recipes, "KINDS", (recipes.KINDS[0], NORM, ("last", "norm", "simpleshot")))
     looks._forget()
     cache = knowledge.feature_cache()
-    found = trying.with_recipes(survey.survey(classes, trained, "auto", cache, CTX), classes, cache, CTX)
-    both = [s for s in found.seen if s.recipe.adapter == "norm" and s.knowledge.name == "proto"]
-    x, y = examples(classes, both[0].knowledge), both[0].support.y
-    alone, together = (made.nbytes(t for s in some for t in looks._held(s)) for some in (both[:1], both))
+    found = trying.with_recipes(survey.survey(classes, project, "auto", cache, CTX), classes, cache, CTX)
+    return [s for s in found.seen if s.recipe.adapter == "norm" and s.knowledge.name == "proto"]
+
+
+@pytest.mark.parametrize("shown", [4, 2])
+def test_what_looks_hold_is_what_is_alive(trained, classes, monkeypatch, shown) -> None:
+    """Also with views, of which nobody needs another copy, and what is measured later."""
+    both = tried_with_norms(trained, shots(classes, *[shown] * 3), monkeypatch)
+    kept = looks._remembered.looks
     assert len(both) == 2
-    assert alone == together
-    features = both[0].support.x.nbytes
-    assert together == x.nbytes + 5 * features, "the pictures, and features under all norms and those of four parts"
+    assert len(kept) > 10
+
+    def check() -> int:
+        every = {}
+        for seen in kept.values():
+            own = alive(seen, beside=seen.knowledge)
+            assert storages(looks._held(seen)) == own, (seen.knowledge.name, seen.recipe.words)
+            every |= own
+        assert kept.nbytes == sum(every.values())
+        return kept.nbytes
+
+    before, y = check(), both[0].support.y
     both[0].made.see(torch.arange(len(y)) > 4, CTX)
-    assert made.nbytes(t for s in both for t in looks._held(s)) == together + features
+    features = y.numel() * both[0].made.views * both[0].embedding.shape[1] * 4
+    assert check() == before + features, "once for both heads"
+
+
+def test_pictures_are_held_once_for_all_that_see_them_alike(trained, classes, monkeypatch) -> None:
+    tried_with_norms(trained, shots(classes, 2, 2, 2), monkeypatch)
+    kept = [s for s in looks._remembered.looks.values() if s.made is not None]
+    preprocessed = {s.knowledge.preprocess for s in kept}
+    assert len({s.knowledge.id for s in kept}) > len(preprocessed)
+    pictures = {t.untyped_storage().data_ptr() for s in kept for t in s.made.held() if t.ndim == 4}
+    assert len(pictures) == 2 * len(preprocessed), "the examples, and their views"
+
+
+def test_a_look_costs_no_walk_through_the_others_and_what_grows_is_bounded(trained, classes, monkeypatch) -> None:
+    walked, real = [], shelf.storages
+    monkeypatch.setattr(shelf, "storages", lambda tensors: walked.append(1) or real(tensors))
+    both = tried_with_norms(trained, classes, monkeypatch)
+    kept = looks._remembered.looks
+    assert len(walked) == len(kept) > 10
+    walked.clear()
+    looks.remember(("again",), both[0])
+    assert len(walked) == 1
+    both[0].made.see(torch.arange(12) > 4, CTX)
+    assert len(walked) == 4, "itself under both keys, and the other head"
+    monkeypatch.setattr(looks, "_REMEMBERED", kept.nbytes)
+    before = len(kept)
+    both[0].made.see(torch.arange(12) > 5, CTX)
+    assert len(kept) < before
+    assert kept.nbytes <= looks._REMEMBERED
+
+
+def test_parts_that_are_left_out_together_need_no_second_pass(trained, classes, monkeypatch) -> None:
+    """Features under the norms are known from trying; the network itself is not made to ask its head."""
+    both = tried_with_norms(trained, classes, monkeypatch)
+    y, names, passes = both[0].support.y, [str(i) for i in range(12)], []
+    found = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(mixing, "measured", lambda *a, **k: passes.append(1))
+        for seen in both:
+            found[seen.recipe.head] = made.in_parts(seen.made, y, 3, names, 4, CTX)
+    assert not passes
+    for seen in both:
+        k, x = seen.knowledge, examples(classes, seen.knowledge)
+        answered = found[seen.recipe.head]
+        assert answered.rows.tolist() == list(range(12))
+        for part in range(4):
+            kept = torch.arange(12) % 4 != part
+            whole = recasting.recast(k, seen.recipe, x[kept])
+            f = knowledge.plain_embedding(whole, x, CTX)
+            adapted = whole.algorithm.adapt(whole.state, Support(f[kept], y[kept], 3, f[kept]), CTX)
+            expected = whole.algorithm.head(whole.state, adapted)(f[~kept]).detach().log_softmax(1)
+            torch.testing.assert_close(answered.logits[~kept].log_softmax(1), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_measuring_stops_before_the_next_layer(trained, classes) -> None:

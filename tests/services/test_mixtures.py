@@ -243,8 +243,9 @@ def test_what_mixtures_hold_is_counted_and_bounded(related, classes, monkeypatch
     for n in range(4):
         some = tuple(replace(c, images=c.images[: 2 + n % 3]) for c in classes[: 2 + n // 3])
         taught(related, some, "similarity")
-        remembered = looks._remembered.looks.values()
-        assert made.nbytes(t for s in remembered for t in looks._held(s)) <= 2 * size
+        remembered = looks._remembered.looks
+        walked = made.nbytes(t for s in remembered.values() for t in looks._held(s))
+        assert walked == remembered.nbytes <= 2 * size
         kept = mixtures._made.mixtures.values()
         assert made.nbytes(t for m in kept for t in mixtures._held(*m)) <= 2 * size
 

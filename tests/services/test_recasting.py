@@ -43,7 +43,7 @@ def test_left_out_answers_are_those_of_the_knowledge_that_would_be_used(trained,
     """The closed form against adapting the recast entry once for each example, through its saved form."""
     base = looked_at(trained, classes, name)
     recipe = Recipe(base.knowledge.id, *kind)
-    judged = trying._judged(base, recipe, classes, knowledge.feature_cache(), CTX, {})
+    judged = trying._judged(base, recipe, classes, knowledge.feature_cache(), CTX, trying._Shared(classes))
     cast = trying.cast(judged, classes)
     again = held_out(cast.knowledge.algorithm, cast.knowledge.state, cast.support, CTX)
     assert judged.left_out.rows.tolist() == again.rows.tolist()

@@ -19,7 +19,7 @@ from workbench.learn import augment, features
 from workbench.learn.calibrate import fit_temperature
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Support
-from workbench.services import knowledge, nesting, survey, trying, views
+from workbench.services import knowledge, nesting, recasting, survey, trying, views
 from workbench.transfer import nested, recipes
 
 CTX = Context()
@@ -121,7 +121,8 @@ def test_norms_are_measured_on_the_pictures_alone(trained, two, monkeypatch) -> 
     seen = looks(trained, two)["proto", "ridge head, norms measured on the examples"]
     assert seen.made.views == 5
     kept = torch.tensor([True, False] * 3)
-    made = seen.made.make(kept)
+    x = knowledge.to_tensor(images_of(two), seen.knowledge.preprocess)
+    made = recasting.recast(seen.knowledge, seen.recipe, x[kept])
     torch.testing.assert_close(
         seen.made.see(kept, CTX)[6:], made.trunk(views.inputs(made.preprocess, two)), rtol=1e-4, atol=1e-5
     )

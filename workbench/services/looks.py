@@ -6,9 +6,9 @@ Each thread remembers its looks, since every edit asks for them again.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,8 @@ from workbench.learn.protocol import Support
 from workbench.services import knowledge as known
 from workbench.services import made, views
 from workbench.services.knowledge import Knowledge
-from workbench.services.made import Made
+from workbench.services.made import Made, See
+from workbench.services.shelf import Shelf
 from workbench.transfer import recipes
 from workbench.transfer.estimate import estimate
 from workbench.transfer.rank import Option
@@ -129,11 +130,28 @@ class UnfitError(Exception):
         self.error = error
 
 
+def _held(seen: Seen) -> Iterator[Tensor]:
+    """All tensors a look keeps: of the examples, of what was made of them, and of a mixture, which no library has."""
+    support, task = seen.support, () if seen.task is None else (seen.task.mean, seen.task.covariance)
+    own = (support.x, support.y, support.features, seen.embedding, seen.unlabelled, seen.views, seen.losses)
+    yield from (t for t in (*own, *task, *seen.left_out) if t is not None)
+    if seen.made is not None:
+        yield from seen.made.held()
+    entry = seen.knowledge.entry
+    if entry is not None and "mixed" in entry.provenance:
+        yield from seen.knowledge.tensors()
+
+
+_Key = tuple[object, ...]
+
+
 class _Remembered(threading.local):
     """Earlier looks of this thread; they hold networks, which no two threads may share."""
 
     def __init__(self) -> None:
-        self.looks: OrderedDict[tuple[object, ...], Seen] = OrderedDict()
+        self.looks: Shelf[Seen] = Shelf(_held)
+        self.asking: WeakKeyDictionary[See, set[_Key]] = WeakKeyDictionary()
+        """Looks by what they ask for features, and so by what they keep more of once it is asked again."""
 
 
 _remembered = _Remembered()
@@ -144,43 +162,31 @@ def _forget() -> None:
     _remembered.looks.clear()
 
 
-def key_of(
-    knowledge: Knowledge, classes: tuple[TaskClass, ...], used: tuple[ImageRef, ...], what: object
-) -> tuple[object, ...]:
+@made.at_growth
+def _grown(see: See) -> None:
+    _remembered.looks.count(_remembered.asking.get(see, ()), _REMEMBERED)
+
+
+def key_of(knowledge: Knowledge, classes: tuple[TaskClass, ...], used: tuple[ImageRef, ...], what: object) -> _Key:
     """Under which a look at these examples is remembered; ``what`` says which look."""
     hashes = tuple(tuple(i.sha256 for i in c.images) for c in classes)
     together = tuple(sorted(i.sha256 for i in used))
     return what, knowledge.id, knowledge.digest, knowledge.preprocess.digest, hashes, together
 
 
-def recall(key: tuple[object, ...], knowledge: Knowledge) -> Seen | None:
+def recall(key: _Key, knowledge: Knowledge) -> Seen | None:
     """An earlier look of this thread, if it was with this very knowledge."""
     found = _remembered.looks.get(key)
     # the knowledge is loaded anew when its card changed
-    if found is None or found.knowledge is not knowledge:
-        return None
-    _remembered.looks.move_to_end(key)
-    return found
+    return found if found is not None and found.knowledge is knowledge else None
 
 
-def remember(key: tuple[object, ...], seen: Seen) -> Seen:
+def remember(key: _Key, seen: Seen) -> Seen:
     """Keep a look; the ones longest unused go."""
-    looks = _remembered.looks
-    looks[key] = seen
-    looks.move_to_end(key)
-    while len(looks) > 1 and made.nbytes(t for s in looks.values() for t in _held(s)) > _REMEMBERED:
-        looks.popitem(last=False)
-    return seen
-
-
-def _held(seen: Seen) -> Iterator[Tensor]:
-    """Tensors that a look keeps: of the examples, of what was made of them, and of a mixture, which no library has."""
-    yield from (t for t in (seen.support.x, seen.embedding, seen.unlabelled, seen.views) if t is not None)
     if seen.made is not None:
-        yield from seen.made.held()
-    entry = seen.knowledge.entry
-    if entry is not None and "mixed" in entry.provenance:
-        yield from seen.knowledge.tensors()
+        _remembered.asking.setdefault(seen.made.see, set()).add(key)
+    _remembered.looks.put(key, seen, _REMEMBERED)
+    return seen
 
 
 def look(

@@ -20,6 +20,7 @@ from workbench.learn.calibrate import HeldOut, task_temperatures
 from workbench.learn.influence import asks_centres
 from workbench.learn.protocol import Support
 from workbench.services.knowledge import Knowledge
+from workbench.services.shelf import storages
 from workbench.transfer import nested, recipes
 
 MOST = 50
@@ -38,8 +39,8 @@ class Made:
     """How knowledge is made of examples.
 
     Attributes:
-        make: the knowledge whose head answers where those are kept ``[S]`` bool; its head is asked alone, so its trunk
-            may be missing, or that of the whole.
+        make: the knowledge whose own head answers where those are kept ``[S]`` bool, asked where ``head`` is ``None``;
+            its trunk is not, so that may be missing, or that of the whole.
         see: features of all examples ``[S, D]`` under it, and of their views where there are any ``[views * S, D]``.
         head: the closed form of its head, ``None`` for an entry's own.
         views: in how many each example is seen, itself included; see ``recipes.judged``.
@@ -56,22 +57,35 @@ class Made:
 
 
 def once(see: See, found: Found | None = None) -> See:
-    """The same, which remembers its answers in ``found``; what is stopped leaves nothing there."""
+    """The same, which remembers its answers in ``found``; what is stopped leaves nothing there.
+
+    Whoever counts what it remembers is told that it is more; see :func:`at_growth`.
+    """
     known: Found = {} if found is None else found
 
     def remembered(kept: Tensor, ctx: Context) -> Tensor:
         key = tuple(kept.tolist())
         if key not in known:
             known[key] = see(kept, ctx)
+            for tell in _told:
+                tell(remembered)
         return known[key]
 
     return remembered
 
 
+_told: list[Callable[[See], None]] = []
+
+
+def at_growth(tell: Callable[[See], None]) -> Callable[[See], None]:
+    """Decorator: call it with each that :func:`once` gave, on the thread that asked, as soon as it remembers more."""
+    _told.append(tell)
+    return tell
+
+
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """Bytes that tensors take together; what several of them share counts once."""
-    storages = (t.untyped_storage() for t in tensors)
-    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+    return sum(storages(tensors).values())
 
 
 def few(counts: Sequence[int]) -> bool:
@@ -139,12 +153,18 @@ def judged(
         if not some.any():
             continue
         features = made.see(here & ~away, ctx)
-        if made.head is None:
-            answered = own_answers(made.make(here & ~away), features, shown, ways, keep[some], own[some], ctx)
-        else:
-            answered = recipes.answers(features, shown, ways, made.head, keep[some])
+        answered = _answers(made, here & ~away, features, shown, ways, keep[some], own[some], ctx)
         z[some] = torch.where(own[some][:, :, None], answered, z[some])
     return recipes.judged(recipes.gathered(z, asked), shown, start, n)
+
+
+def _answers(
+    made: Made, kept: Tensor, features: Tensor, y: Tensor, ways: int, keep: Tensor, asked: Tensor, ctx: Context
+) -> Tensor:
+    """As :func:`own_answers`, of the head of what was made of those kept ``[S]`` bool."""
+    if made.head is None:
+        return own_answers(made.make(kept), features, y, ways, keep, asked, ctx)
+    return recipes.answers(features, y, ways, made.head, keep)
 
 
 def own_answers(
@@ -180,9 +200,7 @@ def in_parts(made: Made, y: Tensor, ways: int, pictures: Sequence[str], count: i
     logits = torch.zeros(len(y), ways)
     for r, away in enumerate(out):
         ctx.check()
-        k, f = made.make(~away), made.see(~away, ctx)[: len(y)]
-        adapted = k.algorithm.adapt(k.state, Support(f[~away], y[~away], ways, f[~away]), ctx)
-        with torch.no_grad():
-            logits[part == r] = k.algorithm.head(k.state, adapted)(f[part == r])
+        f, asked = made.see(~away, ctx)[: len(y)], part == r
+        logits[asked] = _answers(made, ~away, f, y, ways, ~away[None], asked[None], ctx)[0, asked].float()
     rows = torch.nonzero(part >= 0).flatten()
     return HeldOut(rows, logits[rows], None)

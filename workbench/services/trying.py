@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.context import Context
-from workbench.core.values import TaskClass
+from workbench.core.values import Preprocess, TaskClass
 from workbench.learn.calibrate import HeldOut
 from workbench.learn.features import FeatureCache
 from workbench.learn.protocol import Support
@@ -46,7 +46,7 @@ def with_recipes(found: Survey, classes: tuple[TaskClass, ...], cache: FeatureCa
 def _recipes(seen: Sequence[Seen], classes: tuple[TaskClass, ...], cache: FeatureCache, ctx: Context) -> list[Seen]:
     by_id = {s.knowledge.entry.id: s for s in seen if s.knowledge.entry is not None}
     measurable = few([len(c.images) for c in classes])
-    shared: _Shared = {}
+    shared = _Shared(classes)
     promising = sorted(by_id, key=lambda e: -prior_of(by_id[e].likeness, by_id[e].gain))
     out = []
     for recipe in recipes.menu(promising):
@@ -63,9 +63,29 @@ def _recipes(seen: Sequence[Seen], classes: tuple[TaskClass, ...], cache: Featur
     return out
 
 
-_Shared = dict[Recipe, tuple[Tensor, See, int, Callable[[], Iterable[Tensor]]]]
-"""The pictures, what measures a trunk's norms on them, in how many views it shows each, and what is kept for that, by
-the recipe without its head: all heads share what was measured."""
+_Measured = tuple[See, int, Callable[[], Iterable[Tensor]]]
+"""What measures a trunk's norms on the pictures, in how many views it shows each, and what is kept for that."""
+
+
+class _Shared:
+    """Pictures are the same tensors for all entries that see them alike, and all heads share what was measured."""
+
+    def __init__(self, classes: tuple[TaskClass, ...]) -> None:
+        self._classes = classes
+        self._inputs: dict[Preprocess, tuple[Tensor, Tensor]] = {}
+        self._measured: dict[Recipe, _Measured] = {}
+
+    def measured(self, knowledge: Knowledge, recipe: Recipe) -> _Measured:
+        same, p = replace(recipe, head="ridge"), knowledge.preprocess
+        if same in self._measured:
+            return self._measured[same]
+        if p not in self._inputs:
+            images = tuple(i for c in self._classes for i in c.images)
+            self._inputs[p] = known.to_tensor(images, p), views.inputs(p, self._classes)
+        (x, more), found = self._inputs[p], Found()
+        see = once(recasting.measuring(knowledge, recipe, x, more), found)
+        self._measured[same] = see, (len(x) + len(more)) // len(x), lambda: (x, more, *found.values())
+        return self._measured[same]
 
 
 def _judged(
@@ -87,11 +107,8 @@ def _judged(
     pictures = [image.sha256 for image in images]
     seen = replace(base, unlabelled=None, recipe=recipe, views=None)
     if recipe.adapter == "norm":
-        same = replace(recipe, head="ridge")
-        if same not in shared:
-            shared[same] = _measuring(k, recipe, classes)
-        x, see, n, held = shared[same]
-        made = Made(lambda kept: recasting.recast(k, recipe, x[kept]), see, recipe.head, n, held=held)
+        see, n, held = shared.measured(k, recipe)
+        made = Made(lambda _: k, see, recipe.head, n, held=held)  # its head has a closed form, so k's is not asked
         seen = replace(seen, made=made)
         features = see(torch.ones_like(y, dtype=torch.bool), ctx)[: len(y)]
         found = judged(made, y, ways, pictures, ctx)
@@ -113,15 +130,6 @@ def _judged(
         losses=found.losses.float(),
     )
     return remember(key, seen)
-
-
-def _measuring(
-    knowledge: Knowledge, recipe: Recipe, classes: tuple[TaskClass, ...]
-) -> tuple[Tensor, See, int, Callable[[], Iterable[Tensor]]]:
-    x = known.to_tensor(tuple(i for c in classes for i in c.images), knowledge.preprocess)
-    more, found = views.inputs(knowledge.preprocess, classes), Found()
-    see = once(recasting.measuring(knowledge, recipe, x, more), found)
-    return x, see, (len(x) + len(more)) // len(x), lambda: (x, more, *found.values())
 
 
 def _carrier(knowledge: Knowledge, recipe: Recipe) -> Knowledge:

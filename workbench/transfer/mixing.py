@@ -356,8 +356,13 @@ def measuring(
     It is asked with what of ``x`` the trunk is restated on, ``[S]`` bool, and a context that is checked meanwhile;
     ``more`` is never measured.
     """
-    everything, none = torch.cat([x, more]), torch.zeros(len(more), dtype=torch.bool)
-    return lambda kept, ctx: measured(network, trunk, everything, pictures, torch.cat([kept, none]), ctx)[1]
+
+    def features(kept: Tensor, ctx: Context) -> Tensor:
+        # put together for each pass: it costs little beside that, and a second copy of the pictures would stay
+        everything, asked = torch.cat([x, more]), torch.cat([kept, kept.new_zeros(len(more))])
+        return measured(network, trunk, everything, pictures, asked, ctx)[1]
+
+    return features
 
 
 def _pool(layer: nn.Module, seen: norm.Moments, share: float) -> None:
