@@ -7,7 +7,7 @@ import torch
 
 from tests.benchmarks import adapt, files
 from workbench.core.context import Context
-from workbench.learn import registry
+from workbench.learn import quick, registry
 from workbench.learn.protocol import Setting, Support, generator
 
 
@@ -72,8 +72,9 @@ def test_steps_are_as_many_as_said() -> None:
         algorithm = registry.create("fomaml", {"test_steps": steps}, Setting(backbone, 3, 16, 5))
         state = algorithm.init(generator(0))
         x = torch.randn(25, 3, 16, 16, generator=generator(0))
-        adapted = algorithm.adapt(state, Support(x, torch.arange(5).repeat_interleave(5), 5), Context())
-        expected = algorithm.logits(state, adapted, x[:1])
+        support = Support(x, torch.arange(5).repeat_interleave(5), 5)
+        with quick.passes():  # ten steps on noise magnify the last bit: so the same way
+            expected = algorithm.logits(state, algorithm.adapt(state, support, Context()), x[:1])
         torch.testing.assert_close(case.cold(), expected, rtol=1e-3, atol=1e-3)
 
 
