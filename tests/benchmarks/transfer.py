@@ -57,6 +57,7 @@ from tests.benchmarks.transfer_tuning import PARTS, STEPS, tune
 from workbench.core import storage
 from workbench.core.paths import samples
 from workbench.learn import engine, evaluate, validation
+from workbench.learn.calibrate import expected_temperature
 
 BENCHMARK, SEED = "transfer", 0
 
@@ -125,7 +126,8 @@ def _file(root: Path, what: str, size: int, name: str, shots: int, mark: str) ->
 def _mark(scale: Scale, library: Mapping[str, Entry]) -> str:
     """What measurements depend on besides the target and its shots: the networks, and what is asked of them."""
     counts = scale.apart, scale.episodes, scale.tuned
-    return domains.mark(library, counts, episodes.HEADS, episodes.QUERIES, episodes.LEAST, STEPS, PARTS)
+    sure = expected_temperature(1.0, 0.0)
+    return domains.mark(library, counts, episodes.HEADS, episodes.QUERIES, episodes.LEAST, STEPS, PARTS, sure)
 
 
 def measured(scale: Scale, root: Path, size: int, shots: int) -> dict[str, Measured]:

@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_arrays
 from torch import Tensor
 
 from tests.benchmarks.transfer_domains import ANCESTOR, Entry, Pictures, features, network, untrained
-from workbench.learn.calibrate import _LOG_TEMPERATURES
+from workbench.learn.calibrate import _LOG_TEMPERATURES, HeldOut, expected_temperature, task_temperatures
 from workbench.learn.protocol import generator
 from workbench.transfer import mixing, recipes, scores
 from workbench.transfer.represent import Representation, represent, similarity
@@ -209,6 +209,13 @@ def temperatures(logits: Tensor, y: Tensor, weight: float = 2.0) -> Tensor:
     return offsets.exp()[torch.cat(found)]
 
 
+def expected(likeness: np.ndarray, shots: int) -> Tensor:
+    """``[E]``: what an own head's temperature is held near, over that of its card, for tasks of such likeness."""
+    nothing = HeldOut(torch.zeros(0, dtype=torch.int64), torch.zeros(0, WAYS), None)
+    centres = task_temperatures(nothing, labels(shots), WAYS, 1.0).answers
+    return torch.tensor([expected_temperature(centres, v) for v in likeness.tolist()], dtype=torch.float64)
+
+
 def losses_of(logits: Tensor, y: Tensor) -> Tensor:
     """``[E, M]`` log-losses under the temperature that fits each episode."""
     z = logits / temperatures(logits, y)[:, None, None]
@@ -251,12 +258,21 @@ def measure(
     s = len(y)
     asked = labels((rows.shape[1] - s) // WAYS)
     kinds, correct, losses, probabilities, logme, permuted = [], [], [], [], [], []
-    begun, spent = time.perf_counter(), 0.0
+    spent = 0.0
     index = torch.from_numpy(rows)
     gen = generator(7)
     # another permutation for each episode: one alone may leave some labels where they were
     shuffled = torch.stack([torch.randperm(s, generator=gen) for _ in range(scrambled)])[:, :, None]
+    begun = time.perf_counter()
+    seen = features(library[ANCESTOR].trunk, size, "last", x)
+    likeness = np.zeros((len(rows), len(library)))
+    for e, episode in enumerate(index[apart:, :s], apart):
+        task = represent(seen[episode])
+        likeness[e] = [similarity(task, domains[name]) for name in library]
+    spent += time.perf_counter() - begun
+    alike = {**dict(zip(library, likeness.T, strict=True)), NONE: np.ones(len(rows))}
     for name, entry in (*library.items(), (NONE, untrained(library[ANCESTOR].preprocess))):
+        like = alike[name]
         for layer in HEADS if name != NONE else (FIRST[0],):
             f = features(entry.trunk, size, layer, x)[index]
             support, query = f[:, :s], f[:, s:]
@@ -267,8 +283,10 @@ def measure(
                 begun = time.perf_counter()
                 missed = np.zeros((len(z), s if shots > 1 else 0), np.float32)
                 if shots > 1:
-                    # the scale that was learnt and the temperature of the card, near which others are fitted
-                    out = left_out(head, support[apart:], shots) * (entry.scale if head == "own" else 1.0)
+                    out = left_out(head, support[apart:], shots)
+                    if head == "own":
+                        # the scale that was learnt and what its temperature is held near
+                        out = out * entry.scale / expected(like[apart:], shots - 1)[:, None, None]
                     missed[apart:] = losses_of(out, y).float().numpy()
                 losses.append(missed)
                 spent += time.perf_counter() - begun
@@ -283,17 +301,10 @@ def measure(
                     permuted.append((wrong.argmax(2) == asked).double().mean(1).numpy())
             if name != NONE and layer == FIRST[0] and shots >= _LOGME_SHOTS:
                 logme.append([0.0] * apart + [scores.logme(e, y, WAYS) for e in f[apart:, :s]])
-    begun = time.perf_counter()
-    seen = features(library[ANCESTOR].trunk, size, "last", x)
-    likeness = [[0.0] * len(library)] * apart
-    for episode in index[apart:, :s]:
-        task = represent(seen[episode])
-        likeness.append([similarity(task, domains[name]) for name in library])
-    spent += time.perf_counter() - begun
     kinds.append(Kind(MIXED, FIRST[0], "own"))
     others = {n: e for n, e in library.items() if n != target}
-    alike = [dict(zip(library, row, strict=True)) for row in likeness]
-    found = [_of_mixture(others, a, x[r], size, shots) for a, r in zip(alike[apart:], index[apart:], strict=True)]
+    each = [dict(zip(library, row, strict=True)) for row in likeness[apart:]]
+    found = [_of_mixture(others, a, x[r], size, shots) for a, r in zip(each, index[apart:], strict=True)]
     correct.append(np.zeros_like(correct[0]))
     losses.append(np.zeros_like(losses[0]))
     for e, (right, missed) in enumerate(found, apart):
@@ -303,7 +314,7 @@ def measure(
         tuple(library),
         np.stack(correct, 1),
         np.stack(losses, 1),
-        np.array(likeness, np.float64),
+        likeness,
         np.array(logme, np.float64).T if logme else np.zeros((len(rows), 0)),
         np.stack(probabilities, 1),
         np.array([[e.sources, e.classes, e.validation] for e in library.values()], np.float64),
@@ -330,7 +341,8 @@ def _of_mixture(
     right = answers("own", f[:, :s], f[:, s:], shots)[0].argmax(1) == asked
     used = {n: w for n, w in mixture.weights.items() if n != mixing.NULL}
     leader = library[max(used, key=lambda n: (used[n], n))] if used else library[ANCESTOR]
-    out = left_out("own", f[:, :s], shots) * leader.scale
+    near = np.array([max((likeness[n] for n in used), default=likeness[ANCESTOR])])
+    out = left_out("own", f[:, :s], shots) * leader.scale / expected(near, shots - 1)[:, None, None]
     return right.numpy(), losses_of(out, labels(shots))[0].float().numpy()
 
 

@@ -14,6 +14,7 @@ from workbench.learn.calibrate import (
     UNCALIBRATED,
     Calibration,
     HeldOut,
+    expected_temperature,
     fit_temperature,
     held_out,
     own_class_distances,
@@ -106,6 +107,10 @@ class TestTemperatureOfATask:
         """The temperature that suits new pictures of Gaussian classes is that of their centres: ``1 + 1 / K``."""
         found = [fit_temperature(*drawn_about_centres(shots, shots)) for shots in (1, 2, 5)]
         assert found == pytest.approx([2.0, 1.5, 1.2], rel=0.08)
+
+    def test_the_less_a_task_is_like_the_sources_the_less_sure_are_its_answers(self):
+        found = [expected_temperature(1.7, likeness) for likeness in (1.0, 0.9, 0.5, 0.0)]
+        assert found == pytest.approx([1.7, 1.7 * math.exp(0.015), 1.7 * math.exp(0.375), 1.7 * math.exp(1.5)])
 
     def test_without_left_out_answers_the_knowledges_own_is_turned_into_that_of_the_shots(self):
         nothing = HeldOut(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2), None)

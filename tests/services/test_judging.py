@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from workbench.learn import calibrate
 from workbench.learn.protocol import Support
 from workbench.services import answers, knowledge, teaching
 from workbench.services.teach import TeachRequest
+from workbench.transfer.represent import represent, similarity
 
 
 def taught(classes, project, choice):
@@ -68,11 +70,19 @@ def test_predicting_with_the_written_model_says_none_of_these_as_teach_does(
         assert other["none_of_these"] == pytest.approx(p.none, abs=1e-5)
 
 
+def expected_of(seen) -> float:
+    """What the knowledge's own temperature makes one expect of a task that is so like its nearest source."""
+    task, own = represent(seen.embedding), seen.knowledge.figures["temperature"]
+    likeness = max(similarity(task, source) for _, source in seen.knowledge.sources)
+    assert likeness < 0.99, "it is not its own source"
+    return own * math.exp(1.5 * (1 - likeness) ** 2)
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_the_temperature_is_the_one_of_the_tasks_number_of_examples(trained, classes, count) -> None:
     found = taught(shots(classes, count, count, count), trained, id_of(trained, "proto"))
     seen, net = found.seen, found.networks[-1][1]
-    y, typical = seen.support.y, seen.knowledge.figures["temperature"]
+    y, typical = seen.support.y, expected_of(seen)
     fitted = calibrate.task_temperatures(seen.left_out, y, 3, typical, count)
     assert float(net.temperature) == pytest.approx(fitted.answers)
     typical_scatter = 1 + 137 / 300
@@ -89,7 +99,7 @@ def test_the_temperature_is_the_one_of_the_tasks_number_of_examples(trained, cla
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_ridges_temperature_is_not_changed_for_the_number_of_examples(trained, classes, count) -> None:
     seen = taught(shots(classes, count, count, count), trained, id_of(trained, "ridge")).seen
-    y, typical = seen.support.y, seen.knowledge.figures["temperature"]
+    y, typical = seen.support.y, expected_of(seen)
     logits = seen.left_out.logits
     expected = typical if count == 1 else calibrate.fit_temperature(logits, y[seen.left_out.rows], typical)
     assert seen.temperature == pytest.approx(expected)

@@ -134,12 +134,12 @@ def test_more_examples_are_left_out_in_ten_parts_and_so_are_their_networks(train
     k, f, y = seen.knowledge, seen.support.features, seen.support.y
     names, typical, asked = [str(i) for i in range(12)], k.figures["temperature"], []
     fixed = made.Made(lambda _: k, lambda kept, _: asked.append(kept.tolist()) or f)
-    few = made.answered(fixed, k, y, 3, names, CTX)
+    few = made.answered(fixed, k, typical, y, 3, names, CTX)
     alone = made.judged(fixed, y, 3, names, CTX)
     assert torch.equal(few.logits, alone.logits)
     monkeypatch.setattr(recipes, "ONE_BY_ONE", 3)
     asked.clear()
-    found = made.answered(fixed, k, y, 3, names, CTX)
+    found = made.answered(fixed, k, typical, y, 3, names, CTX)
     expected = made.in_parts(fixed, y, 3, names, 10, CTX)
     assert torch.equal(found.logits, expected.logits)
     assert asked[:4] == asked[4:] == [[i % 4 != part for i in range(12)] for part in range(4)]

@@ -46,7 +46,7 @@ def test_an_own_head_is_fitted_again_without_the_part_and_its_temperature_too(lo
         rest = ~gone
         again = held_out(k.algorithm, k.state, Support(f[rest], y[rest], 3, f[rest]), CTX)
         labels = y[rest][again.rows]
-        t = task_temperatures(again, y[rest], 3, k.figures["temperature"], centres=which[0] != "ridge").left_out
+        t = task_temperatures(again, y[rest], 3, seen.typical, centres=which[0] != "ridge").left_out
         losses = F.cross_entropy(again.logits / t, labels, reduction="none")
         torch.testing.assert_close(found[r, rest], losses.double(), rtol=1e-3, atol=1e-3)
         assert torch.isnan(found[r, gone]).all()

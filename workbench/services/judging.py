@@ -44,7 +44,7 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context, most: int
     else:
         left_out = in_parts(seen.made, support.y, support.ways, pictures, count, ctx)
     centres = asks_centres(k.algorithm, k.state)
-    fitted = task_temperatures(left_out, support.y, support.ways, k.figures["temperature"], count, centres=centres)
+    fitted = task_temperatures(left_out, support.y, support.ways, seen.typical, count, centres=centres)
     losses = F.cross_entropy(left_out.logits / fitted.left_out, support.y[left_out.rows], reduction="none")
     return replace(seen, left_out=left_out, temperature=fitted.answers, losses=losses)
 

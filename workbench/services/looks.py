@@ -18,7 +18,7 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.threads import at_thread_end
 from workbench.core.values import Estimate, ImageRef, TaskClass
-from workbench.learn.calibrate import HeldOut, held_out, task_temperatures
+from workbench.learn.calibrate import HeldOut, expected_temperature, held_out, task_temperatures
 from workbench.learn.features import FeatureCache
 from workbench.learn.influence import asks_centres, at_once
 from workbench.learn.protocol import Support
@@ -55,7 +55,7 @@ class Seen:
         task: the same as mean and covariance, or ``None`` for a model that was opened.
         similarities: to each of its sources.
         left_out: its answers to examples it was not shown.
-        temperature: fitted on those, held near the entry's own.
+        temperature: fitted on those, held near ``typical``.
         losses: log-loss of each of those, nats ``[M]``.
         unlabelled: pictures without labels that help it to adapt, as its inputs or features; ``None``: none do.
         recipe: what is made of the knowledge, which is the entry's as it was trained until ``cast``.
@@ -63,6 +63,8 @@ class Seen:
         most: what its similarities count as at most.
         made: how its network was made of the examples, ``None`` for one that they had no share in.
         views: features ``[V S, D]`` of altered views of the examples, where these are few (``services/views.py``).
+        typical: temperature that is expected of its own head, as unsure as its sources are unlike the task, seen by
+            its own network.
     """
 
     knowledge: Knowledge
@@ -79,6 +81,7 @@ class Seen:
     most: float = 1.0
     made: Made | None = None
     views: Tensor | None = None
+    typical: float = 1.0
 
     @property
     def gradient_based(self) -> bool:
@@ -120,6 +123,12 @@ class Seen:
             return None
         correct = (logits.argmax(1) == self.support.y[self.left_out.rows]).tolist()
         return estimate(correct, smallest, candidates, lost)
+
+
+def expected_of(knowledge: Knowledge, similarities: tuple[tuple[str, float], ...]) -> float:
+    """Temperature to be expected of knowledge on a task of such similarities to its sources; its own without any."""
+    own = knowledge.figures["temperature"]
+    return expected_temperature(own, max(value for _, value in similarities)) if similarities else own
 
 
 class UnfitError(Exception):
@@ -214,10 +223,10 @@ def look(
     task = represent(embedding)
     likeness = tuple((name, similarity(task, source)) for name, source in knowledge.sources)
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
-    typical, centres = knowledge.figures["temperature"], asks_centres(knowledge.algorithm, knowledge.state)
-    start = task_temperatures(nothing, support.y, support.ways, typical, centres=centres).answers
+    expected, centres = expected_of(knowledge, likeness), asks_centres(knowledge.algorithm, knowledge.state)
+    start = task_temperatures(nothing, support.y, support.ways, expected, centres=centres).answers
     no_losses, unlabelled = embedding.new_zeros(0), known.unlabelled_of(knowledge, used, cache, ctx)
-    seen = Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled)
+    seen = Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled, typical=expected)
     if knowledge.cacheable and unlabelled is None and views.wanted(classes):
         images = tuple(i for c in classes for i in c.images)
         seen = replace(seen, views=views.embed(knowledge, images, cache, ctx))
@@ -244,8 +253,8 @@ def try_on(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRe
     held = at_once(k.algorithm, k.state, support) if plain else None
     if held is None:
         held = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
-    typical, centres = k.figures["temperature"], asks_centres(k.algorithm, k.state)
-    fitted = task_temperatures(held, support.y, support.ways, typical, folds, centres=centres)
+    centres = asks_centres(k.algorithm, k.state)
+    fitted = task_temperatures(held, support.y, support.ways, seen.typical, folds, centres=centres)
     losses = F.cross_entropy(held.logits / fitted.left_out, support.y[held.rows], reduction="none")
     return remember(key, replace(seen, left_out=held, temperature=fitted.answers, losses=losses))
 
@@ -254,7 +263,7 @@ def _judged(seen: Seen, pictures: Sequence[str], ctx: Context) -> recipes.Judged
     """Of a network that was made of the examples, or of an entry's own head on the examples and views of them."""
     k, support = seen.knowledge, seen.support
     if seen.made is not None:
-        return made.answered(seen.made, k, support.y, support.ways, pictures, ctx)
+        return made.answered(seen.made, k, seen.typical, support.y, support.ways, pictures, ctx)
     features, y, n = seen.shown
     keep, asked = recipes.masks(y, support.ways, list(pictures) * n)
     z = made.own_answers(k, features, y, support.ways, keep, asked, ctx)

@@ -94,13 +94,14 @@ def few(counts: Sequence[int]) -> bool:
 
 
 def answered(
-    made: Made, knowledge: Knowledge, y: Tensor, ways: int, pictures: Sequence[str], ctx: Context
+    made: Made, knowledge: Knowledge, typical: float, y: Tensor, ways: int, pictures: Sequence[str], ctx: Context
 ) -> recipes.Judged:
     """What it is compared by: answers to examples one by one where they are :func:`few`, and else in ten parts.
 
     Args:
         made: how the network is made.
-        knowledge: whose head answers, and whose temperature few answers are held near.
+        knowledge: whose head answers.
+        typical: temperature that few answers are held near, of one to five examples a class.
         y: ``[S]``.
         ways: ``N``.
         pictures: per example, which one it shows.
@@ -109,7 +110,7 @@ def answered(
     Raises:
         JobCancelledError: asked to stop.
     """
-    typical, centres = knowledge.figures["temperature"], asks_centres(knowledge.algorithm, knowledge.state)
+    centres = asks_centres(knowledge.algorithm, knowledge.state)
     if few(torch.bincount(y, minlength=ways).tolist()):
         nothing = HeldOut(y[:0], torch.zeros(0, ways), None)
         start = task_temperatures(nothing, y, ways, typical, centres=centres).answers

@@ -101,7 +101,7 @@ def losses_without(seen: Seen, hidden: Tensor, pictures: Sequence[str], ctx: Con
     if _keeps(seen):
         return _kept(seen, hidden)
     k, head = seen.knowledge, seen.recipe.head
-    typical, nothing = k.figures["temperature"], HeldOut(y[:0], seen.embedding.new_zeros((0, ways)), None)
+    typical, nothing = seen.typical, HeldOut(y[:0], seen.embedding.new_zeros((0, ways)), None)
     centres = asks_centres(k.algorithm, k.state)
     start = task_temperatures(nothing, y, ways, typical, centres=centres).answers if head == "own" else 1.0
     if seen.made is not None:

@@ -110,7 +110,7 @@ def search(
     losses: dict[int, list[float]] = {}
     for j, n in enumerate(numbers):
         made = Made(lambda _: knowledge, _place(walk_once, j), head, views)
-        losses[n] = answered(made, knowledge, y, ways, pictures, ctx).losses.tolist()
+        losses[n] = answered(made, knowledge, knowledge.figures["temperature"], y, ways, pictures, ctx).losses.tolist()
     steps = helping(losses)
     tell(total - 1 if steps else total)
     return steps, {kept: f[numbers.index(steps)].clone() for kept, f in walked.items()}
