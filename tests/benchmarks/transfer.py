@@ -57,7 +57,6 @@ from tests.benchmarks.transfer_tuning import PARTS, STEPS, tune
 from workbench.core import storage
 from workbench.core.paths import samples
 from workbench.learn import engine, evaluate, validation
-from workbench.learn.calibrate import expected_temperature
 
 BENCHMARK, SEED = "transfer", 0
 
@@ -126,7 +125,7 @@ def _file(root: Path, what: str, size: int, name: str, shots: int, mark: str) ->
 def _mark(scale: Scale, library: Mapping[str, Entry]) -> str:
     """What measurements depend on besides the target and its shots: the networks, and what is asked of them."""
     counts = scale.apart, scale.episodes, scale.tuned
-    sure = expected_temperature(1.0, 0.0)
+    sure = tuple(episodes.held_near(k) for k in scale.shots)
     return domains.mark(library, counts, episodes.HEADS, episodes.QUERIES, episodes.LEAST, STEPS, PARTS, sure)
 
 

@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_arrays
 from torch import Tensor
 
 from tests.benchmarks.transfer_domains import ANCESTOR, Entry, Pictures, features, network, untrained
-from workbench.learn.calibrate import _LOG_TEMPERATURES, HeldOut, expected_temperature, task_temperatures
+from workbench.learn.calibrate import _LOG_TEMPERATURES, HeldOut, task_temperatures
 from workbench.learn.protocol import generator
 from workbench.transfer import mixing, recipes, scores
 from workbench.transfer.represent import Representation, represent, similarity
@@ -209,11 +209,10 @@ def temperatures(logits: Tensor, y: Tensor, weight: float = 2.0) -> Tensor:
     return offsets.exp()[torch.cat(found)]
 
 
-def expected(likeness: np.ndarray, shots: int) -> Tensor:
-    """``[E]``: what an own head's temperature is held near, over that of its card, for tasks of such likeness."""
+def held_near(shots: int) -> float:
+    """What the temperature of distances to centres of so many examples is held near, over that of the card."""
     nothing = HeldOut(torch.zeros(0, dtype=torch.int64), torch.zeros(0, WAYS), None)
-    centres = task_temperatures(nothing, labels(shots), WAYS, 1.0).answers
-    return torch.tensor([expected_temperature(centres, v) for v in likeness.tolist()], dtype=torch.float64)
+    return task_temperatures(nothing, labels(shots), WAYS, 1.0).answers
 
 
 def losses_of(logits: Tensor, y: Tensor) -> Tensor:
@@ -263,16 +262,7 @@ def measure(
     gen = generator(7)
     # another permutation for each episode: one alone may leave some labels where they were
     shuffled = torch.stack([torch.randperm(s, generator=gen) for _ in range(scrambled)])[:, :, None]
-    begun = time.perf_counter()
-    seen = features(library[ANCESTOR].trunk, size, "last", x)
-    likeness = np.zeros((len(rows), len(library)))
-    for e, episode in enumerate(index[apart:, :s], apart):
-        task = represent(seen[episode])
-        likeness[e] = [similarity(task, domains[name]) for name in library]
-    spent += time.perf_counter() - begun
-    alike = {**dict(zip(library, likeness.T, strict=True)), NONE: np.ones(len(rows))}
     for name, entry in (*library.items(), (NONE, untrained(library[ANCESTOR].preprocess))):
-        like = alike[name]
         for layer in HEADS if name != NONE else (FIRST[0],):
             f = features(entry.trunk, size, layer, x)[index]
             support, query = f[:, :s], f[:, s:]
@@ -286,7 +276,7 @@ def measure(
                     out = left_out(head, support[apart:], shots)
                     if head == "own":
                         # the scale that was learnt and what its temperature is held near
-                        out = out * entry.scale / expected(like[apart:], shots - 1)[:, None, None]
+                        out = out * entry.scale / held_near(shots - 1)
                     missed[apart:] = losses_of(out, y).float().numpy()
                 losses.append(missed)
                 spent += time.perf_counter() - begun
@@ -303,6 +293,13 @@ def measure(
                 logme.append([0.0] * apart + [scores.logme(e, y, WAYS) for e in f[apart:, :s]])
     kinds.append(Kind(MIXED, FIRST[0], "own"))
     others = {n: e for n, e in library.items() if n != target}
+    begun = time.perf_counter()
+    seen = features(library[ANCESTOR].trunk, size, "last", x)
+    likeness = np.zeros((len(rows), len(library)))
+    for e, episode in enumerate(index[apart:, :s], apart):
+        task = represent(seen[episode])
+        likeness[e] = [similarity(task, domains[name]) for name in library]
+    spent += time.perf_counter() - begun
     each = [dict(zip(library, row, strict=True)) for row in likeness[apart:]]
     found = [_of_mixture(others, a, x[r], size, shots) for a, r in zip(each, index[apart:], strict=True)]
     correct.append(np.zeros_like(correct[0]))
@@ -341,8 +338,7 @@ def _of_mixture(
     right = answers("own", f[:, :s], f[:, s:], shots)[0].argmax(1) == asked
     used = {n: w for n, w in mixture.weights.items() if n != mixing.NULL}
     leader = library[max(used, key=lambda n: (used[n], n))] if used else library[ANCESTOR]
-    near = np.array([max((likeness[n] for n in used), default=likeness[ANCESTOR])])
-    out = left_out("own", f[:, :s], shots) * leader.scale / expected(near, shots - 1)[:, None, None]
+    out = left_out("own", f[:, :s], shots) * leader.scale / held_near(shots - 1)
     return right.numpy(), losses_of(out, labels(shots))[0].float().numpy()
 
 

@@ -5,8 +5,8 @@ trained them: alphabets, surfaces, clothes and hands at 28 pixels, and their anc
 each about tasks of the invented alphabets and of two kinds of surfaces, except those that it was trained on: 5-way with
 1, 2 and 5 examples, 80 tasks each. For several strengths ``b`` of ``T = T_home exp(b (1 - likeness)^2)`` it prints the
 log-loss of new pictures, the mean over pairs, and by domain for pairs that are like (0.4 or more) and unlike, with the
-calibration error. With two examples or more the temperature is fitted on left-out ones, held near that. Nothing that
-the calibration of the shipped knowledge is measured on takes part, but as a source.
+calibration error. With two examples or more the temperature is fitted on left-out ones, held near that, which the
+program does without. Nothing that the calibration of the shipped knowledge is measured on takes part, but as a source.
 """
 
 from __future__ import annotations

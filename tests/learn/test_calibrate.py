@@ -110,7 +110,7 @@ class TestTemperatureOfATask:
 
     def test_the_less_a_task_is_like_the_sources_the_less_sure_are_its_answers(self):
         found = [expected_temperature(1.7, likeness) for likeness in (1.0, 0.9, 0.5, 0.0)]
-        assert found == pytest.approx([1.7, 1.7 * math.exp(0.015), 1.7 * math.exp(0.375), 1.7 * math.exp(1.5)])
+        assert found == pytest.approx([1.7, 1.7 * math.exp(0.01), 1.7 * math.exp(0.25), 1.7 * math.e])
 
     def test_without_left_out_answers_the_knowledges_own_is_turned_into_that_of_the_shots(self):
         nothing = HeldOut(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2), None)

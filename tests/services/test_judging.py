@@ -70,19 +70,19 @@ def test_predicting_with_the_written_model_says_none_of_these_as_teach_does(
         assert other["none_of_these"] == pytest.approx(p.none, abs=1e-5)
 
 
-def expected_of(seen) -> float:
-    """What the knowledge's own temperature makes one expect of a task that is so like its nearest source."""
+def expected_of(seen, count: int) -> float:
+    """The knowledge's own temperature; of one example a class that of a task so like its nearest source."""
     task, own = represent(seen.embedding), seen.knowledge.figures["temperature"]
     likeness = max(similarity(task, source) for _, source in seen.knowledge.sources)
     assert likeness < 0.99, "it is not its own source"
-    return own * math.exp(1.5 * (1 - likeness) ** 2)
+    return own * math.exp((1 - likeness) ** 2) if count == 1 else own
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_the_temperature_is_the_one_of_the_tasks_number_of_examples(trained, classes, count) -> None:
     found = taught(shots(classes, count, count, count), trained, id_of(trained, "proto"))
     seen, net = found.seen, found.networks[-1][1]
-    y, typical = seen.support.y, expected_of(seen)
+    y, typical = seen.support.y, expected_of(seen, count)
     fitted = calibrate.task_temperatures(seen.left_out, y, 3, typical, count)
     assert float(net.temperature) == pytest.approx(fitted.answers)
     typical_scatter = 1 + 137 / 300
@@ -99,7 +99,7 @@ def test_the_temperature_is_the_one_of_the_tasks_number_of_examples(trained, cla
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_ridges_temperature_is_not_changed_for_the_number_of_examples(trained, classes, count) -> None:
     seen = taught(shots(classes, count, count, count), trained, id_of(trained, "ridge")).seen
-    y, typical = seen.support.y, expected_of(seen)
+    y, typical = seen.support.y, expected_of(seen, count)
     logits = seen.left_out.logits
     expected = typical if count == 1 else calibrate.fit_temperature(logits, y[seen.left_out.rows], typical)
     assert seen.temperature == pytest.approx(expected)

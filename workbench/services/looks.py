@@ -63,8 +63,7 @@ class Seen:
         most: what its similarities count as at most.
         made: how its network was made of the examples, ``None`` for one that they had no share in.
         views: features ``[V S, D]`` of altered views of the examples, where these are few (``services/views.py``).
-        typical: temperature that is expected of its own head, as unsure as its sources are unlike the task, seen by
-            its own network.
+        typical: temperature that answers of its own head are held near.
     """
 
     knowledge: Knowledge
@@ -125,10 +124,12 @@ class Seen:
         return estimate(correct, smallest, candidates, lost)
 
 
-def expected_of(knowledge: Knowledge, similarities: tuple[tuple[str, float], ...]) -> float:
-    """Temperature to be expected of knowledge on a task of such similarities to its sources; its own without any."""
+def _expected(knowledge: Knowledge, similarities: Sequence[tuple[str, float]], classes: Sequence[TaskClass]) -> float:
+    """Temperature that answers are held near; of one example a class as unsure as the task is unlike the sources."""
     own = knowledge.figures["temperature"]
-    return expected_temperature(own, max(value for _, value in similarities)) if similarities else own
+    if not similarities or max(len(c.images) for c in classes) > 1:
+        return own
+    return expected_temperature(own, max(value for _, value in similarities))
 
 
 class UnfitError(Exception):
@@ -223,7 +224,7 @@ def look(
     task = represent(embedding)
     likeness = tuple((name, similarity(task, source)) for name, source in knowledge.sources)
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
-    expected, centres = expected_of(knowledge, likeness), asks_centres(knowledge.algorithm, knowledge.state)
+    expected, centres = _expected(knowledge, likeness, classes), asks_centres(knowledge.algorithm, knowledge.state)
     start = task_temperatures(nothing, support.y, support.ways, expected, centres=centres).answers
     no_losses, unlabelled = embedding.new_zeros(0), known.unlabelled_of(knowledge, used, cache, ctx)
     seen = Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled, typical=expected)

@@ -35,7 +35,7 @@ from workbench.project.library import Library
 from workbench.services import knowledge as known
 from workbench.services import recasting, tuning, views
 from workbench.services.knowledge import Knowledge
-from workbench.services.looks import Seen, UnfitError, expected_of, key_of, look, recall, remember, try_on
+from workbench.services.looks import Seen, UnfitError, key_of, look, recall, remember, try_on
 from workbench.services.made import MOST, Found, Made, nbytes, once
 from workbench.services.survey import Survey
 from workbench.transfer import fine_tuning, mixing, step_sizes
@@ -374,11 +374,10 @@ def _judged(
     before = recall(key, knowledge)
     if before is not None:
         return before
+    seen = try_on(replace(look(knowledge, classes, (), cache, ctx), made=made), classes, (), ctx)
     near = tuple(
         (str(p["name"]), float(p["similarity"])) for p in parts(knowledge.entry) if p["similarity"] is not None
     )
-    seen = replace(look(knowledge, classes, (), cache, ctx), made=made, typical=expected_of(knowledge, near))
-    seen = try_on(seen, classes, (), ctx)
     return remember(key, replace(seen, similarities=near))
 
 
