@@ -20,7 +20,8 @@ from safetensors.numpy import save as save_arrays
 from torch import Tensor
 
 from tests.benchmarks.transfer_domains import ANCESTOR, Entry, Pictures, features, network, untrained
-from workbench.learn.calibrate import _LOG_TEMPERATURES, HeldOut, task_temperatures
+from workbench.learn.calibrate import _LOG_TEMPERATURES, task_temperatures
+from workbench.learn.leaving_out import HeldOut
 from workbench.learn.protocol import generator
 from workbench.transfer import mixing, recipes, scores
 from workbench.transfer.represent import Representation, represent, similarity

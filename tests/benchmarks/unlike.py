@@ -26,8 +26,8 @@ from tests.benchmarks import transfer_domains as domains
 from tests.benchmarks import transfer_episodes as episodes
 from tests.benchmarks.calibrated_tasks import calibration_error
 from workbench.core.context import Context
-from workbench.learn import calibrate
-from workbench.learn.calibrate import HeldOut, held_out, task_temperatures
+from workbench.learn.calibrate import expected_temperature, task_temperatures
+from workbench.learn.leaving_out import HeldOut, held_out
 from workbench.learn.protocol import Support
 from workbench.project.library import Library
 from workbench.services import jobs
@@ -82,9 +82,8 @@ def line(shots: int, strength: float, tasks: Sequence[Asked]) -> str:
     pairs: dict[str, list[float]] = {}
     losses: dict[str, list[float]] = {}
     shown: dict[str, list[tuple[float, bool]]] = {}
-    calibrate._UNLIKE = strength
     for task in tasks:
-        expected = calibrate.expected_temperature(task.typical, task.likeness)
+        expected = expected_temperature(task.typical, task.likeness, strength)
         z = task.logits / task_temperatures(task.left_out, task.y, episodes.WAYS, expected).answers
         group = task.domain + ("+" if task.likeness >= LIKE else "-")
         losses.setdefault(group, []).append(float(F.cross_entropy(z, task.truth)))

@@ -13,10 +13,8 @@ from workbench.learn import calibrate
 from workbench.learn.calibrate import (
     UNCALIBRATED,
     Calibration,
-    HeldOut,
     expected_temperature,
     fit_temperature,
-    held_out,
     own_class_distances,
     prototypes,
     reject_threshold,
@@ -25,6 +23,7 @@ from workbench.learn.calibrate import (
     task_temperatures,
     telling,
 )
+from workbench.learn.leaving_out import HeldOut, held_out
 from workbench.learn.protocol import Support, generator
 
 

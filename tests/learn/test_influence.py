@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from workbench.core.context import Context
 from workbench.core.params import build_params
 from workbench.learn import registry
-from workbench.learn.calibrate import held_out
-from workbench.learn.influence import Centroids, UnitRidge, asks_centres, at_once, influence
+from workbench.learn.calibrate import compares_means
+from workbench.learn.influence import Centroids, UnitRidge, at_once, influence
+from workbench.learn.leaving_out import held_out
 from workbench.learn.protocol import Setting, State, Support, generator
 
 SETTING = Setting("conv4-32", 1, 16, 4)
@@ -183,8 +184,8 @@ def test_squared_distances_to_centres_are_told_from_other_heads():
         "width",
     ):
         algorithm = registry.create(key, {}, SETTING)
-        asked[key] = asks_centres(algorithm, algorithm.init(generator(0)))
+        asked[key] = compares_means(algorithm)
     assert {key for key, yes in asked.items() if yes} == {"protonet", "simpleshot", "tadam", "width"}
     for head, yes in {"nearest": True, "ridge": False}.items():
         depth = registry.create("depth", {"head": head}, SETTING)
-        assert asks_centres(depth, depth.init(generator(0))) == yes
+        assert compares_means(depth) == yes

@@ -8,7 +8,7 @@ import torch
 from workbench.core.context import Context
 from workbench.core.values import Preprocess
 from workbench.learn import calibrate
-from workbench.learn.calibrate import HeldOut
+from workbench.learn.leaving_out import HeldOut
 from workbench.learn.protocol import Setting, Support, generator
 from workbench.learn.registry import create
 from workbench.services import answers

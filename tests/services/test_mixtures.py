@@ -15,7 +15,8 @@ from tests.services.test_teaching import ask, id_of, only, pictures_of
 from workbench.core.context import Context
 from workbench.core.errors import JobCancelledError, WorkbenchError
 from workbench.learn import functional
-from workbench.learn.calibrate import HeldOut, task_temperatures
+from workbench.learn.calibrate import task_temperatures
+from workbench.learn.leaving_out import HeldOut
 from workbench.learn.protocol import Support
 from workbench.learn.registry import backbone
 from workbench.project.library import Library

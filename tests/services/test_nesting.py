@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from tests.services.test_judging import taught
 from tests.services.test_teaching import id_of, shots
 from workbench.core.context import Context
-from workbench.learn.calibrate import HeldOut, held_out, task_temperatures
+from workbench.learn.calibrate import task_temperatures
+from workbench.learn.leaving_out import HeldOut, held_out
 from workbench.learn.protocol import Support, generator
 from workbench.learn.registry import create
 from workbench.services import judging, knowledge, nesting, survey, teaching, trying

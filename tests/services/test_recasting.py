@@ -12,7 +12,7 @@ from workbench.core.errors import WorkbenchError
 from workbench.core.values import EntryId
 from workbench.learn import functional
 from workbench.learn.algorithms.simpleshot import MEAN
-from workbench.learn.calibrate import held_out
+from workbench.learn.leaving_out import held_out
 from workbench.learn.protocol import Setting, State, Support, generator
 from workbench.learn.registry import backbone, create
 from workbench.project.library import Library

@@ -15,7 +15,7 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.data.read import image_ref
 from workbench.learn.algorithms.tim import TIM
-from workbench.learn.calibrate import held_out
+from workbench.learn.leaving_out import held_out
 from workbench.learn.protocol import Adapted, Support
 from workbench.project.library import Library
 from workbench.services import jobs, knowledge

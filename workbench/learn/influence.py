@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.learn import calibrate, heads
+from workbench.learn.leaving_out import HeldOut
 from workbench.learn.protocol import Algorithm, State, Support
 
 _AT_ONCE = 4_000_000
@@ -168,19 +169,8 @@ def _of_those_that_can_go(own: Tensor, others: Tensor, y: Tensor, count: Tensor)
     )
 
 
-def asks_centres(algorithm: Algorithm, state: State) -> bool:
-    """Whether logits are minus squared distances to the centres of classes; no features are needed to tell.
-
-    Those of the closed form are; a method without one says so by ``nearest_mean = True``.
-    """
-    form = getattr(algorithm, "classifier", None)
-    if form is None:
-        return bool(getattr(algorithm, "nearest_mean", False))
-    return isinstance(form(state, torch.zeros(0, 1)), Centroids)
-
-
-def at_once(algorithm: Algorithm, state: State, support: Support) -> calibrate.HeldOut | None:
-    """``calibrate.held_out`` of examples one by one, for methods that compare with class centres; else ``None``.
+def at_once(algorithm: Algorithm, state: State, support: Support) -> HeldOut | None:
+    """``leaving_out.held_out`` of examples one by one, for methods that compare with class centres; else ``None``.
 
     Logits differ from those of the method by one number for each example.
     """
@@ -192,7 +182,7 @@ def at_once(algorithm: Algorithm, state: State, support: Support) -> calibrate.H
         return None
     y, ways = support.y, support.ways
     rows = torch.nonzero(torch.bincount(y, minlength=ways)[y] >= 2).flatten()
-    return calibrate.HeldOut(rows, closed.left_out(y, ways)[rows].to(support.features), None)
+    return HeldOut(rows, closed.left_out(y, ways)[rows].to(support.features), None)
 
 
 def influence(

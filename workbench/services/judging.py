@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from workbench.core.context import Context
 from workbench.core.values import TaskClass
-from workbench.learn.calibrate import held_out, task_temperatures
-from workbench.learn.influence import asks_centres, influence
+from workbench.learn.calibrate import compares_means, task_temperatures
+from workbench.learn.influence import influence
+from workbench.learn.leaving_out import held_out
 from workbench.services.looks import Seen
 from workbench.services.made import in_parts
 
@@ -43,7 +44,7 @@ def together(seen: Seen, classes: tuple[TaskClass, ...], ctx: Context, most: int
         left_out = held_out(k.algorithm, k.state, support, ctx, count, pictures, seen.unlabelled)
     else:
         left_out = in_parts(seen.made, support.y, support.ways, pictures, count, ctx)
-    centres = asks_centres(k.algorithm, k.state)
+    centres = compares_means(k.algorithm)
     fitted = task_temperatures(left_out, support.y, support.ways, seen.typical, count, centres=centres)
     losses = F.cross_entropy(left_out.logits / fitted.left_out, support.y[left_out.rows], reduction="none")
     return replace(seen, left_out=left_out, temperature=fitted.answers, losses=losses)

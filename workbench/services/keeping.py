@@ -24,10 +24,9 @@ from workbench.core.training import TrainRequest
 from workbench.core.values import EntryId, KnowledgeEntry, RunId, SourceInfo, Task
 from workbench.data.episodes import Sampler, normalise
 from workbench.learn import averaging, quick
-from workbench.learn.calibrate import Calibration
+from workbench.learn.calibrate import Calibration, compares_means
 from workbench.learn.engine import Outcome
 from workbench.learn.features import trunk_digest
-from workbench.learn.influence import asks_centres
 from workbench.learn.protocol import State, Support, generator
 from workbench.learn.registry import algorithms, backbone
 from workbench.project.library import CARD, Library, new_id
@@ -155,7 +154,7 @@ def calibration(prepared: Prepared, request: TrainRequest, state: State, seed: i
     if "gradient-based" in algorithm.info.tags:
         wanted = max(_FEWEST_EPISODES, wanted // 5)
     gen = generator(seed)
-    found = Calibration(asks_centres(algorithm, state))
+    found = Calibration(compares_means(algorithm))
     trunk, together = algorithm.trunk(state), "transductive" in algorithm.info.tags
     unstoppable = Context(seed=ctx.seed)
     begun = time.monotonic()

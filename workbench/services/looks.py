@@ -18,9 +18,10 @@ from workbench.core.context import Context
 from workbench.core.errors import WorkbenchError
 from workbench.core.threads import at_thread_end
 from workbench.core.values import Estimate, ImageRef, TaskClass
-from workbench.learn.calibrate import HeldOut, expected_temperature, held_out, task_temperatures
+from workbench.learn.calibrate import compares_means, expected_temperature, task_temperatures
 from workbench.learn.features import FeatureCache
-from workbench.learn.influence import asks_centres, at_once
+from workbench.learn.influence import at_once
+from workbench.learn.leaving_out import HeldOut, held_out
 from workbench.learn.protocol import Support
 from workbench.services import knowledge as known
 from workbench.services import made, views
@@ -224,7 +225,7 @@ def look(
     task = represent(embedding)
     likeness = tuple((name, similarity(task, source)) for name, source in knowledge.sources)
     nothing = HeldOut(support.y.new_zeros(0), embedding.new_zeros((0, support.ways)), None)
-    expected, centres = _expected(knowledge, likeness, classes), asks_centres(knowledge.algorithm, knowledge.state)
+    expected, centres = _expected(knowledge, likeness, classes), compares_means(knowledge.algorithm)
     start = task_temperatures(nothing, support.y, support.ways, expected, centres=centres).answers
     no_losses, unlabelled = embedding.new_zeros(0), known.unlabelled_of(knowledge, used, cache, ctx)
     seen = Seen(knowledge, support, embedding, task, likeness, nothing, start, no_losses, unlabelled, typical=expected)
@@ -254,7 +255,7 @@ def try_on(seen: Seen, classes: tuple[TaskClass, ...], unlabelled: tuple[ImageRe
     held = at_once(k.algorithm, k.state, support) if plain else None
     if held is None:
         held = held_out(k.algorithm, k.state, support, ctx, folds, pictures, seen.unlabelled)
-    centres = asks_centres(k.algorithm, k.state)
+    centres = compares_means(k.algorithm)
     fitted = task_temperatures(held, support.y, support.ways, seen.typical, folds, centres=centres)
     losses = F.cross_entropy(held.logits / fitted.left_out, support.y[held.rows], reduction="none")
     return remember(key, replace(seen, left_out=held, temperature=fitted.answers, losses=losses))

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.core.context import Context
-from workbench.learn.calibrate import HeldOut, task_temperatures
-from workbench.learn.influence import asks_centres
+from workbench.learn.calibrate import compares_means, task_temperatures
+from workbench.learn.leaving_out import HeldOut
 from workbench.learn.protocol import Support
 from workbench.services.knowledge import Knowledge
 from workbench.services.shelf import storages
@@ -110,7 +110,7 @@ def answered(
     Raises:
         JobCancelledError: asked to stop.
     """
-    centres = asks_centres(knowledge.algorithm, knowledge.state)
+    centres = compares_means(knowledge.algorithm)
     if few(torch.bincount(y, minlength=ways).tolist()):
         nothing = HeldOut(y[:0], torch.zeros(0, ways), None)
         start = task_temperatures(nothing, y, ways, typical, centres=centres).answers

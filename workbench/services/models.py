@@ -24,8 +24,8 @@ from workbench.data.thumbnails import thumbnail
 from workbench.export.compare import PROBABILITY_TOLERANCE, self_check, self_check_difference
 from workbench.export.model import Manifest, SupportImage, read_model, write_model
 from workbench.learn.answer import Answering
-from workbench.learn.calibrate import HeldOut
 from workbench.learn.features import trunk_digest
+from workbench.learn.leaving_out import HeldOut
 from workbench.learn.protocol import Adapted, Setting, Support
 from workbench.learn.registry import create
 from workbench.services import knowledge as known

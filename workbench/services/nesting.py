@@ -29,8 +29,8 @@ from torch import Tensor
 
 from workbench.core.context import Context
 from workbench.core.values import TaskClass
-from workbench.learn.calibrate import HeldOut, task_temperatures
-from workbench.learn.influence import asks_centres
+from workbench.learn.calibrate import compares_means, task_temperatures
+from workbench.learn.leaving_out import HeldOut
 from workbench.services import made, recasting
 from workbench.services.judging import MOST_PARTS, slowly_tried, together
 from workbench.services.looks import SLOW_FOLDS, Seen
@@ -102,7 +102,7 @@ def losses_without(seen: Seen, hidden: Tensor, pictures: Sequence[str], ctx: Con
         return _kept(seen, hidden)
     k, head = seen.knowledge, seen.recipe.head
     typical, nothing = seen.typical, HeldOut(y[:0], seen.embedding.new_zeros((0, ways)), None)
-    centres = asks_centres(k.algorithm, k.state)
+    centres = compares_means(k.algorithm)
     start = task_temperatures(nothing, y, ways, typical, centres=centres).answers if head == "own" else 1.0
     if seen.made is not None:
         for r, gone in enumerate(hidden):

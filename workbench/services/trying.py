@@ -10,8 +10,8 @@ from torch import Tensor
 
 from workbench.core.context import Context
 from workbench.core.values import Preprocess, TaskClass
-from workbench.learn.calibrate import HeldOut
 from workbench.learn.features import FeatureCache
+from workbench.learn.leaving_out import HeldOut
 from workbench.learn.protocol import Support
 from workbench.services import knowledge as known
 from workbench.services import recasting, views

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from workbench.learn.calibrate import parted
+from workbench.learn.leaving_out import parted
 from workbench.transfer import recipes
 
 Masked = Sequence[tuple[Tensor, Tensor]]

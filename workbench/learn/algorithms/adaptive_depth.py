@@ -108,7 +108,7 @@ class Depth(forms.FittedHead):
 
     @property
     def nearest_mean(self) -> bool:
-        """Whether what is mixed are distances to class means; see ``influence.asks_centres``."""
+        """Whether what is mixed are distances to class means; see ``calibrate.compares_means``."""
         return bool(self.p.head == "nearest")
 
     def phases(self, sources: SourceSummary) -> tuple[Phase, ...]:  # noqa: ARG002 - the same for all sources

@@ -96,7 +96,7 @@ class Width(forms.ChangedTrunk):
         tags=frozenset({"trains", "any-way"}),
     )
 
-    nearest_mean: ClassVar[bool] = True  # see ``influence.asks_centres``
+    nearest_mean: ClassVar[bool] = True  # see ``calibrate.compares_means``
 
     @dataclass(frozen=True, slots=True)
     class Params:

@@ -63,6 +63,8 @@ class ProtoNet(forms.FittedHead):
         tags=frozenset({"trains", "any-way", "cacheable"}),
     )
 
+    nearest_mean: ClassVar[bool] = True  # see ``calibrate.compares_means``
+
     @dataclass(frozen=True, slots=True)
     class Params:
         """Hyperparameters."""

@@ -64,6 +64,8 @@ class SimpleShot(forms.FittedHead):
         tags=frozenset({"trains", "any-way", "cacheable"}),
     )
 
+    nearest_mean: ClassVar[bool] = True  # see ``calibrate.compares_means``
+
     @dataclass(frozen=True, slots=True)
     class Params:
         """Hyperparameters."""

@@ -70,7 +70,7 @@ class TADAM(forms.ChangedTrunk):
         tags=frozenset({"trains", "any-way"}),
     )
 
-    nearest_mean: ClassVar[bool] = True  # see ``influence.asks_centres``
+    nearest_mean: ClassVar[bool] = True  # see ``calibrate.compares_means``
 
     @dataclass(frozen=True, slots=True)
     class Params:
