@@ -65,7 +65,7 @@ def recommend(tasks: tuple[Task, ...]) -> tuple[Recommendation, ...]:
     plain = Recommendation(
         "protonet", "conv4", size, "Mean of the examples; no step on a new class", 5.0 if size == 28 else 15.0, False
     )
-    steps = Recommendation("maml", "conv4", size, "Takes gradient steps; better when a new task differs", 15.0, False)
+    steps = Recommendation("maml", "conv4", size, "Gradient steps, for a new task that differs", 15.0, False)
     frozen = Recommendation(
         "ridge",
         "resnet18",
